@@ -1,0 +1,1 @@
+"""Labelled text to a trusted emotion classifier to scored customer feedback, as Dagster assets."""

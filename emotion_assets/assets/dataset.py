@@ -1,0 +1,174 @@
+"""Group ``dataset``: the raw splits, what is known about them, and their token ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from emotion_assets.assets import display
+from emotion_assets.assets.errors import plain_errors
+from emotion_assets.assets.keys import BALANCE, RAW_DATASET, tokens_key
+from emotion_assets.automation import follow_inputs
+from emotion_assets.resources import WAREHOUSE_POOL, Workspace
+from emotion_assets.settings import Settings, TransformerModel
+from emotion_assets.store import fingerprint
+
+if TYPE_CHECKING:
+    from emotion_assets.ml.balance import BalanceReport
+
+GROUP, OWNER = "dataset", "team:data"
+
+
+def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    return [raw_emotion_dataset, class_balance_report, *(_tokenised_splits(settings, n) for n in settings.tokenizers)]
+
+
+@dg.asset(
+    key=RAW_DATASET,
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "parquet"},
+    code_version="1",
+    description="The labelled texts as train, validation and test in Parquet; its data version is a hash of the content.",
+)
+@plain_errors
+def raw_emotion_dataset(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> dg.MaterializeResult:
+    from emotion_assets.ml.datasets import describe_dataset, load_dataset, write_splits
+
+    settings = workspace.settings
+    dataset = load_dataset(settings.dataset, settings.labels, settings.seed)
+    with workspace.store.writing("datasets") as draft:
+        write_splits(dataset, draft.path)
+        folder = draft.finish(describe_dataset(dataset, settings.labels))
+    workspace.publish(RAW_DATASET, "datasets", folder)
+    for note in dataset.notes:
+        context.log.info(note)
+    examples = dataset.splits["train"].groupby("label", sort=False).head(1).to_dict("records")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(folder.digest),
+        metadata={
+            **display.rows(sum(folder.info["rows"].values())),
+            **display.columns({"text": "string", "label": "string"}),
+            "splits": display.table(
+                [
+                    {"split": split, "rows": n, "fingerprint": folder.info["fingerprints"][split][:12]}
+                    for split, n in folder.info["rows"].items()
+                ]
+            ),
+            "one text of each label": display.table([{"label": r["label"], "text": r["text"]} for r in examples]),
+            "dataset": dataset.name,
+            "notes": "; ".join(dataset.notes) or "none",
+            "path": dg.MetadataValue.path(folder.path),
+        },
+    )
+
+
+@dg.asset(
+    deps=[RAW_DATASET],
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "duckdb"},
+    code_version="1",
+    pool=WAREHOUSE_POOL,
+    automation_condition=follow_inputs(),
+    description="Counts and shares per split and class, imbalance, split shift, duplicates, conflicting and doubtful labels.",
+)
+@plain_errors
+def class_balance_report(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> dg.MaterializeResult:
+    from emotion_assets.ml.balance import analyse
+    from emotion_assets.ml.datasets import read_splits
+    from emotion_assets.warehouse.dataset import write_class_balance
+
+    folder = workspace.store.current(RAW_DATASET)
+    report = analyse(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
+    with workspace.store.writing("balance_reports") as draft:
+        draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+        stored = draft.finish({"dataset": folder.digest})
+    shares = [share.model_dump() for share in report.shares]
+    with workspace.warehouse.writing() as db:
+        write_class_balance(db, shares)
+    workspace.publish(BALANCE, "balance_reports", stored)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(stored.digest),
+        metadata={
+            **display.rows(len(shares)),
+            **display.columns({"split": "string", "emotion": "string", "n": "bigint", "share": "double"}),
+            **_balance_metadata(report),
+        },
+    )
+
+
+def _balance_metadata(report: BalanceReport) -> dict[str, Any]:
+    shares = {
+        split.split: {s.emotion: s.share for s in report.shares if s.split == split.split} for split in report.splits
+    }
+    return {
+        "shares": display.bars(shares, "Share of each emotion", "share of the split's rows"),
+        "rows": display.table([share.model_dump() for share in report.shares]),
+        "imbalance ratio": report.imbalance_ratio,
+        "defects": display.table([split.model_dump(exclude={"lengths"}) for split in report.splits]),
+        "shared between splits": display.table([overlap.model_dump() for overlap in report.overlaps]),
+        "shift of shares against train": display.table([shift.model_dump() for shift in report.shifts]),
+        "likely label errors": display.table([{"split": s, "rows": n} for s, n in report.likely_label_errors.items()]),
+        "most doubtful labels": display.table(
+            [
+                error.model_dump(include={"split", "row", "text", "label", "suggested"})
+                for error in report.label_errors[:8]
+            ]
+        ),
+    }
+
+
+def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
+    tokenizer = settings.tokenizers[name]
+    prompted = any(
+        isinstance(model, TransformerModel)
+        and model.objective == "instruction"
+        and settings.bases[model.base].tokenizer == name
+        for model in settings.models.values()
+    )
+
+    @dg.asset(
+        key=tokens_key(name),
+        deps=[RAW_DATASET],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "parquet", "huggingface"},
+        code_version=fingerprint("1", tokenizer.model_dump(mode="json"), settings.instruction if prompted else None)[
+            :12
+        ],
+        automation_condition=follow_inputs(),
+        description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
+    )
+    @plain_errors
+    def tokenised_splits(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult:
+        from emotion_assets.ml.datasets import read_splits
+        from emotion_assets.ml.tokens import make_tokenizer, write_tokens
+
+        splits = read_splits(workspace.store.current(RAW_DATASET))
+        instruction = settings.instruction if prompted else None
+        with workspace.store.writing("tokens") as draft:
+            made = make_tokenizer(tokenizer, splits["train"]["text"].tolist(), name)
+            statistics = write_tokens(draft.path, made, splits, settings.labels, tokenizer.max_length, instruction)
+            folder = draft.finish({"splits": statistics, "vocab_size": len(made)})
+        workspace.publish(tokens_key(name), "tokens", folder)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(folder.digest),
+            metadata={
+                **display.rows(sum(part["rows"] for part in statistics.values())),
+                **display.columns({"input_ids": "list<int32>", "label": "int16", "length": "int32"}),
+                "lengths in tokens": display.table([{"split": split, **part} for split, part in statistics.items()]),
+                "vocabulary": len(made),
+                "max length": tokenizer.max_length,
+                "path": dg.MetadataValue.path(folder.path),
+            },
+        )
+
+    return tokenised_splits

@@ -1,0 +1,26 @@
+"""How a user's mistake ends a step: as one line with the thing and the fix, not as a traceback."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import dagster as dg
+
+from emotion_assets.settings import UserError
+
+Result = TypeVar("Result")
+
+
+def plain_errors(body: Callable[..., Result]) -> Callable[..., Result]:
+    """Turn a ``UserError`` of an asset body into a ``dagster.Failure`` that is not retried."""
+
+    @functools.wraps(body)
+    def run(*args: object, **kwargs: object) -> Result:
+        try:
+            return body(*args, **kwargs)
+        except UserError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+
+    return run

@@ -1,0 +1,24 @@
+"""Asset keys that depend on a name in the profile: one spelling for the whole graph."""
+
+from __future__ import annotations
+
+RAW_DATASET = ["raw_emotion_dataset"]
+BALANCE = ["class_balance_report"]
+CHAMPION = ["champion_model"]
+
+
+def tokens_key(tokenizer: str) -> list[str]:
+    return ["tokenised_splits", tokenizer]
+
+
+def base_key(base: str) -> list[str]:
+    return ["base_models", base]
+
+
+def model_key(model: str) -> list[str]:
+    """The Llama is the graph's main model and stands alone; every other model is a baseline."""
+    return [model] if model == "llama3_lora_model" else ["baseline_models", model]
+
+
+def predictions_key(model: str) -> list[str]:
+    return ["predictions", model]

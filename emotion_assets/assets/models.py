@@ -1,0 +1,160 @@
+"""Group ``models``: base checkpoints, the LoRA-tuned Llama and the baselines. Training runs in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.assets import display
+from emotion_assets.assets.errors import plain_errors
+from emotion_assets.assets.keys import RAW_DATASET, base_key, model_key, tokens_key
+from emotion_assets.ml.train import TrainingJob, stored_input
+from emotion_assets.resources import TRAINING_POOL, Workspace
+from emotion_assets.settings import BiGru, PretrainedHere, Settings, TransformerModel
+from emotion_assets.store import StoredFolder, fingerprint
+from emotion_assets.training_process import run_training
+
+GROUP, OWNER = "models", "team:ml"
+CODE = "1"
+
+
+def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    bases = [_base_model(settings, name) for name in settings.bases]
+    return [*bases, *(_model(settings, name) for name in settings.models)]
+
+
+def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
+    base = settings.bases[name]
+    made_here = isinstance(base.source, PretrainedHere)
+    tokens = tokens_key(base.tokenizer)
+
+    @dg.asset(
+        key=base_key(name),
+        deps=[tokens] if made_here else [],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"pytorch", "huggingface"},
+        code_version=fingerprint(CODE, base.model_dump(mode="json"))[:12],
+        pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
+        description=(
+            f"The {base.source.build.model_type} checkpoint pre-trained here on the training texts."
+            if isinstance(base.source, PretrainedHere)
+            else "The base checkpoint as a local folder, every file hashed."
+        ),
+    )
+    @plain_errors
+    def base_model(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
+        if made_here:
+            inputs = {"tokens": workspace.store.current(tokens)}
+            folder = _trained(context, workspace, base_key(name), "base_models", "pretrain", base, inputs)
+        else:
+            folder = _resolved(workspace, name)
+        return _result(folder, {"pre-training": folder.info.get("curve")})
+
+    return base_model
+
+
+def _resolved(workspace: Workspace, name: str) -> StoredFolder:
+    """A base from the Hub or from a folder, stored."""
+    from emotion_assets.ml.bases import resolve_checkpoint
+
+    with workspace.store.writing("base_models") as draft:
+        info = resolve_checkpoint(workspace.settings.bases[name], name, draft.path)
+        folder = draft.finish(info)
+    workspace.publish(base_key(name), "base_models", folder)
+    return folder
+
+
+def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
+    model = settings.models[name]
+    if isinstance(model, TransformerModel):
+        family = settings.bases[model.base].tokenizer
+        sources = {"base": base_key(model.base), "tokens": tokens_key(family)}
+        kind = "transformer"
+    else:
+        sources, kind = {"dataset": RAW_DATASET}, model.method
+
+    @dg.asset(
+        key=model_key(name),
+        deps=list(sources.values()),
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"pytorch", "huggingface"}
+        if kind == "transformer"
+        else {"pytorch" if kind == "bigru" else "scikitlearn"},
+        code_version=fingerprint(CODE, model.model_dump(mode="json"))[:12],
+        pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
+        description=_description(model),
+    )
+    @plain_errors
+    def trained_model(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult:
+        inputs = {part: workspace.store.current(key) for part, key in sources.items()}
+        folder = _trained(context, workspace, model_key(name), "models", kind, model, inputs)
+        return _result(folder, {"training": folder.info.get("curve")})
+
+    return trained_model
+
+
+def _trained(
+    context: dg.AssetExecutionContext,
+    workspace: Workspace,
+    key: Sequence[str],
+    store_kind: str,
+    job_kind: str,
+    part: Any,
+    inputs: Mapping[str, StoredFolder],
+) -> StoredFolder:
+    """The folder that this training gives: recalled when the very same work was done before, else trained now."""
+    settings = workspace.settings
+    content = part.model_dump(mode="json")
+    digests = {name: folder.digest for name, folder in inputs.items()}
+    recipe = fingerprint(CODE, job_kind, content, settings.labels, settings.seed, digests)
+    if (known := workspace.store.recall(recipe)) is not None:
+        context.log.info(f"the same training on the same inputs is in the store as {known.version}; taken from there")
+        workspace.publish(key, store_kind, known)
+        return known
+    with workspace.store.writing(store_kind) as draft:
+        job = TrainingJob(
+            kind=job_kind,
+            name=key[-1],
+            settings=content,
+            labels=list(settings.labels),
+            seed=settings.seed,
+            inputs={name: stored_input(folder) for name, folder in inputs.items()},
+            target=str(draft.path),
+            checkpoints=str(workspace.checkpoints / recipe[:16]),
+        )
+        measured = run_training(context, job)
+        folder = draft.finish(measured)
+    workspace.publish(key, store_kind, folder, recipe)
+    return folder
+
+
+def _description(model: Any) -> str:
+    if isinstance(model, TransformerModel):
+        how = f"LoRA adapters (rank {model.lora.rank})" if model.method == "lora" else "all weights"
+        read = "the label words" if model.objective == "instruction" else f"a {model.pooling}-pooled head"
+        return f"{model.base} fine-tuned through {how}, read by {read}."
+    return str(type(model).__doc__) if isinstance(model, BiGru) else "TF-IDF with a linear support vector machine."
+
+
+def _result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult:
+    info = folder.info
+    plots = {
+        name: display.curve(curve["steps"], curve["losses"], curve["validation_accuracy"], name)
+        for name, curve in curves.items()
+        if curve and curve["steps"]
+    }
+    figures = {
+        key.replace("_", " "): value
+        for key, value in info.items()
+        if isinstance(value, (int, float, str)) and not key.startswith("base_digest")
+    }
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(folder.digest),
+        metadata={**plots, **figures, "version": folder.version, "path": dg.MetadataValue.path(folder.path)},
+    )

@@ -1,0 +1,123 @@
+"""``emotion-assets``: the library for a terminal. Each command calls one function of it and prints the result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from emotion_assets.resources import Workspace
+from emotion_assets.settings import UserError, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+
+
+def main() -> None:
+    """Run a command; what a user can fix ends as one line on standard error with exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _workspace() -> Workspace:
+    return Workspace(load_settings())
+
+
+@app.command()
+def score(
+    what: Annotated[str, typer.Argument(help="a line of text, or the path of a feedback file (CSV, JSONL, Parquet)")],
+    output: Annotated[Path | None, typer.Option(help="write a file's scores here (.csv or .parquet)")] = None,
+) -> None:
+    """Classify a line of text or a file of feedback with the champion. Nothing is stored."""
+    from emotion_assets.feedback.scoring import load_champion, score_file
+
+    workspace = _workspace()
+    champion = load_champion(workspace)
+    if Path(what).is_file():
+        summary = score_file(champion, Path(what), workspace.settings, output)
+        console.print(summary)
+        return
+    (scored,) = champion.score([what])
+    table = Table("emotion", "probability", "", title=f"{scored.emotion} ({scored.status}), model {champion.model}")
+    for label, p in sorted(zip(champion.labels, scored.probabilities, strict=True), key=lambda pair: -pair[1]):
+        table.add_row(label, f"{p:.3f}", "█" * round(24 * p))
+    console.print(table)
+
+
+@app.command()
+def leaderboard() -> None:
+    """Print the leaderboard: each model's newest version on the test split, best first."""
+    from emotion_assets.pages.terminal import leaderboard_table
+    from emotion_assets.warehouse.evaluation import read_leaderboard
+
+    workspace = _workspace()
+    with workspace.warehouse.reading() as db:
+        rows = read_leaderboard(db)
+    if not rows:
+        raise UserError(f"{workspace.settings.database}: holds no evaluation yet; materialise evaluation_table first")
+    console.print(leaderboard_table(rows))
+
+
+@app.command()
+def doctor(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="restore the database from exports and inbox")] = False,
+) -> None:
+    """Say what this machine can run with the profile, and why not; exit with 1 when something is missing."""
+    from emotion_assets.doctor import examine
+
+    workspace = _workspace()
+    if rebuild:
+        from emotion_assets.feedback.rebuild import rebuild as restore
+
+        for line in restore(workspace):
+            console.print(line)
+        return
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
+    missing = 0
+    for finding in examine(workspace.settings):
+        missing += finding.state == "missing"
+        console.print(f"{marks[finding.state]:<20} [bold]{finding.subject}[/]  ", end="")
+        console.print(finding.detail, markup=False, highlight=False)
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    scores: Annotated[Path | None, typer.Option(help="write the champion's scores here (.csv or .parquet)")] = None,
+    review: Annotated[Path | None, typer.Option(help="write the rows that wait for a person here (.csv)")] = None,
+) -> None:
+    """Write the champion's scores, or the review queue, to a file."""
+    from emotion_assets.feedback.exports import export_scores
+    from emotion_assets.feedback.review import export_review
+
+    if scores is None and review is None:
+        raise UserError("nothing to export; give --scores FILE or --review FILE")
+    workspace = _workspace()
+    if scores is not None:
+        console.print(f"{export_scores(workspace.warehouse, scores)} rows written to {scores}")
+    if review is not None:
+        console.print(f"{export_review(workspace.warehouse, review)} rows written to {review}")
+
+
+@app.command(name="import")
+def import_(review: Annotated[Path, typer.Option(help="the file with the column label filled in")]) -> None:
+    """Bring reviewed labels back; a row with a label that is not the profile's is named and left out."""
+    from emotion_assets.feedback.review import import_review
+
+    workspace = _workspace()
+    outcome = import_review(workspace.warehouse, review, workspace.settings.labels)
+    console.print(outcome)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The code location: settings in, Dagster definitions out. Assembly only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.assets.dataset import dataset_assets
+from emotion_assets.assets.evaluation import evaluation_assets
+from emotion_assets.assets.feedback import feedback_assets
+from emotion_assets.assets.models import model_assets
+from emotion_assets.automation import automation_sensor, schedules, sensors
+from emotion_assets.checks import asset_checks
+from emotion_assets.console import console_logger
+from emotion_assets.resources import Workspace
+from emotion_assets.settings import load_settings
+
+
+def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The definitions of the profile that the environment names, with some of its keys overridden.
+
+    Raises:
+        SettingsError: the profile or an override cannot be used.
+    """
+    settings = load_settings(overrides=overrides)
+    return dg.Definitions(
+        assets=[
+            *dataset_assets(settings),
+            *model_assets(settings),
+            *evaluation_assets(settings),
+            *feedback_assets(settings),
+        ],
+        asset_checks=asset_checks(settings),
+        schedules=schedules(settings),
+        sensors=[automation_sensor(), *sensors(settings)],
+        resources={"workspace": Workspace(settings)},
+        executor=_executor(settings.parallel_steps),
+        loggers={"console": console_logger},
+    )
+
+
+def _executor(parallel_steps: int) -> dg.ExecutorDefinition:
+    """Steps in processes forked from one that has the imports behind it, a few side by side."""
+    return dg.multiprocess_executor.configured(
+        {
+            "max_concurrent": parallel_steps,
+            "start_method": {"forkserver": {"preload_modules": ["emotion_assets.definitions"]}},
+        }
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,102 @@
+"""What this machine can run with the chosen profile, and what to do about what it cannot. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from emotion_assets.settings import HubSource, Settings, UserError
+
+State = Literal["ok", "note", "missing"]
+PACKAGES = ("dagster", "torch", "transformers", "peft", "datasets", "duckdb", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``missing`` is something the profile cannot do without; ``detail`` ends with the fix."""
+
+    subject: str
+    state: State
+    detail: str
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """One finding after another, cheapest first."""
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in PACKAGES:
+        yield Finding(package, "ok", importlib.metadata.version(package))
+    yield from _machine()
+    yield Finding("profile", "ok", f"{settings.profile}: {settings.description}")
+    yield _dataset(settings)
+    yield from _checkpoints(settings)
+    yield from _home(settings)
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    from emotion_assets.ml.runtime import attention_backend, choose_runtime
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield Finding("CPU", "ok", f"{os.cpu_count()} cores, {memory:.0f} GiB of memory")
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        yield Finding("GPU", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB of memory")
+    else:
+        yield Finding("GPU", "note", "none that torch can use; the profiles embedded and laptop do without")
+    runtime = choose_runtime()
+    backend, why = attention_backend("auto", runtime)
+    yield Finding("number format", "ok", f"{str(runtime.dtype).removeprefix('torch.')} ({runtime.why})")
+    yield Finding("attention", "ok", f"{backend} ({why})")
+
+
+def _dataset(settings: Settings) -> Finding:
+    from emotion_assets.ml.datasets import find_source
+
+    try:
+        return Finding("dataset", "ok", find_source(settings.dataset))
+    except UserError as error:
+        return Finding("dataset", "missing", str(error))
+
+
+def _checkpoints(settings: Settings) -> Iterator[Finding]:
+    from emotion_assets.ml.bases import check_checkpoint, require_gpu
+    from emotion_assets.ml.hub import hub_problem
+
+    for name, base in settings.bases.items():
+        subject = f"base {name}"
+        try:
+            require_gpu(base, name)
+            if isinstance(base.source, HubSource):
+                problem = hub_problem(base.source.hub, base.source.revision, gated=base.source.gated)
+                state: State = "missing" if problem else "ok"
+                yield Finding(subject, state, f"{base.source.hub}: {problem or 'can be had'}")
+            elif hasattr(base.source, "folder"):
+                check_checkpoint(base.source.folder)
+                yield Finding(subject, "ok", str(base.source.folder))
+            else:
+                yield Finding(subject, "ok", f"{base.source.build.model_type}, pre-trained here")
+        except UserError as error:
+            yield Finding(subject, "missing", str(error))
+
+
+def _home(settings: Settings) -> Iterator[Finding]:
+    from emotion_assets.warehouse.database import Warehouse
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.home).free / 2**30
+    yield Finding("EMOTION_HOME", "ok" if free > 1 else "missing", f"{settings.home}, {free:.0f} GiB free")
+    if not settings.database.exists():
+        yield Finding("database", "note", f"{settings.database} is not there yet; `make demo` makes it")
+        return
+    try:
+        with Warehouse(settings.database).reading() as db:
+            (tables,) = db.execute("SELECT count(*) FROM duckdb_tables()").fetchall()[0]
+        yield Finding("database", "ok", f"{settings.database}, {tables} tables")
+    except UserError as error:
+        yield Finding("database", "missing", str(error))

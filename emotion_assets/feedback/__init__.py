@@ -1,0 +1,1 @@
+"""Customers' feedback files: strict readers, the ledger, scoring, review and exports. No Dagster in here."""

@@ -1,0 +1,48 @@
+"""The one place that talks to the Hugging Face Hub: is a repository to be had, and if not, why and what to do.
+
+Nothing is downloaded to find out; a copy in the local cache counts as had.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def hub_problem(repo: str, revision: str | None, repo_type: str = "model", gated: bool = False) -> str | None:
+    """One line that says what stands between this machine and the repository, or None if nothing does."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        snapshot_download(repo, revision=revision, repo_type=repo_type, local_files_only=True)
+        return None
+    except (LocalEntryNotFoundError, OSError):
+        pass
+    page = f"the page of {repo} on the Hub"
+    licence = f"; accept its licence on {page}, then set HF_TOKEN to a read token of that account" if gated else ""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return f"not in the local cache, and HF_HUB_OFFLINE forbids the Hub; unset it and connect{licence}"
+    try:
+        HfApi().repo_info(repo, revision=revision, repo_type=repo_type, timeout=10)
+        if gated:
+            HfApi().auth_check(repo, repo_type=repo_type)
+        return None
+    except GatedRepoError:
+        return f"access is gated; accept its licence on {page}, then set HF_TOKEN to a read token of that account"
+    except RepositoryNotFoundError:
+        return f"no such repository on the Hub, or it is private; check the name{licence or ', or set HF_TOKEN'}"
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no status")
+        return f"the Hub answered {status}; try again later{licence}"
+    except Exception as error:  # whatever the HTTP client raises when no network is there
+        return f"not in the local cache, and the Hub cannot be reached ({type(error).__name__}); connect{licence}"
+
+
+def download_checkpoint(repo: str, revision: str, weights: bool = True) -> Path:
+    """The local snapshot folder of a checkpoint: config, tokenizer and, unless declined, its safetensors."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.model", "LICENSE*"] + (["*.safetensors"] if weights else [])
+    ignore = ["original/*", "onnx/*", "openvino/*"]
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=ignore))

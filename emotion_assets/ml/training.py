@@ -1,0 +1,186 @@
+"""From tokens and a base checkpoint to a trained, stored model: one function per kind of model.
+
+Each fills a draft folder of the store and returns what was measured. Whoever calls (a Dagster step's own process, a
+test, a benchmark) decides where the folder goes and who hears of the progress.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emotion_assets.ml.batches import by_length
+from emotion_assets.ml.bigru import BiGruClassifier, Vocabulary, save_bigru
+from emotion_assets.ml.classifier import Classifier, Shape, new_classifier, save_classifier
+from emotion_assets.ml.datasets import DataError, read_split
+from emotion_assets.ml.fitting import Fitted, Report, TrainingError, fit
+from emotion_assets.ml.runtime import Runtime, attention_backend, choose_runtime, peak_memory_mb, set_seed
+from emotion_assets.ml.svm import save_svm, train_svm
+from emotion_assets.ml.tokens import TOKENIZER_FOLDER, answer_ids, load_tokenizer, read_tokens
+from emotion_assets.settings import BiGru, TfidfSvm, TransformerModel
+from emotion_assets.store import StoredFolder
+
+EVALUATION_BATCH = 64
+
+
+def train_transformer(
+    model: TransformerModel,
+    base: StoredFolder,
+    tokens: StoredFolder,
+    seed: int,
+    target: Path,
+    stage: str,
+    report: Report,
+) -> dict[str, Any]:
+    """Fine-tune a base checkpoint with LoRA or whole, and save the classifier into ``target``.
+
+    Raises:
+        DataError: base and tokenizer do not fit together.
+        TrainingError: the loss or a weight is not finite.
+    """
+    summary = tokens.read_json("tokens.json")
+    labels: list[str] = summary["labels"]
+    tokenizer = load_tokenizer(tokens.file(TOKENIZER_FOLDER))
+    if base.info["vocab_size"] < len(tokenizer):
+        raise DataError(
+            f"{stage}: the tokenizer has {len(tokenizer)} tokens, the base checkpoint only {base.info['vocab_size']}; "
+            "give both the same source"
+        )
+    instruction = model.objective == "instruction"
+    shape = Shape(
+        method=model.method,
+        objective=model.objective,
+        pooling=model.pooling,
+        labels=labels,
+        max_length=summary["max_length"],
+        base_digest=base.digest,
+        instruction=summary["instruction"] if instruction else "",
+        answers=answer_ids(tokenizer, labels) if instruction else [],
+    )
+    runtime = choose_runtime(model.training.precision)
+    attention, why = attention_backend(model.attention, runtime)
+    set_seed(seed)
+    classifier = new_classifier(base.path, model, shape, runtime, attention)
+    column = "prompt_ids" if instruction else "input_ids"
+    rows, targets = read_tokens(tokens, "train", column)
+    validation_rows, validation_targets = read_tokens(tokens, "validation", column)
+    goal = torch.tensor(targets, device=runtime.device)
+    smoothing = model.training.label_smoothing
+
+    fitted = fit(
+        classifier,
+        len(rows),
+        lambda chosen: classifier.loss([rows[i] for i in chosen], goal[list(chosen)], smoothing),
+        model.training,
+        runtime,
+        seed,
+        stage,
+        report,
+        lambda: accuracy_of(classifier, validation_rows, validation_targets, runtime),
+    )
+    _refuse_non_finite(classifier, stage)
+    save_classifier(classifier, target)
+    tokenizer.save_pretrained(target / TOKENIZER_FOLDER)
+    extra = {"attention": f"{attention} ({why})", "base": base.info["origin"], "base_digest": base.digest}
+    return _measured(classifier, fitted, runtime) | extra
+
+
+def train_bigru(
+    settings: BiGru, dataset: StoredFolder, labels: Sequence[str], seed: int, target: Path, stage: str, report: Report
+) -> dict[str, Any]:
+    """Train the recurrent baseline on words and save it into ``target``."""
+    train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
+    index = {label: i for i, label in enumerate(labels)}
+    vocabulary = Vocabulary.learn(train["text"].tolist(), settings.vocab_size)
+    rows = [vocabulary.encode(text, settings.max_length) for text in train["text"]]
+    validation_rows = [vocabulary.encode(text, settings.max_length) for text in validation["text"]]
+    runtime = choose_runtime("fp32")
+    targets = torch.tensor([index[label] for label in train["label"]], device=runtime.device)
+    validation_targets = np.array([index[label] for label in validation["label"]])
+    smoothing = settings.training.label_smoothing
+    set_seed(seed)
+    model = BiGruClassifier(len(vocabulary), settings, len(labels)).to(runtime.device)
+
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
+        loss = torch.nn.functional.nll_loss(scores, targets[list(chosen)], reduction="sum")
+        return (1 - smoothing) * loss - smoothing * scores.mean(1).sum(), len(chosen)
+
+    fitted = fit(
+        model,
+        len(rows),
+        loss_of,
+        settings.training,
+        runtime,
+        seed,
+        stage,
+        report,
+        lambda: accuracy_of(model, validation_rows, validation_targets, runtime),
+    )
+    _refuse_non_finite(model, stage)
+    save_bigru(model, vocabulary, settings, labels, target)
+    return _measured(model, fitted, runtime) | {"base": "none (random weights)"}
+
+
+def train_tfidf_svm(
+    settings: TfidfSvm, dataset: StoredFolder, labels: Sequence[str], seed: int, target: Path
+) -> dict[str, Any]:
+    """Fit the TF-IDF baseline and save it into ``target``."""
+    started = time.monotonic()
+    train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
+    index = {label: i for i, label in enumerate(labels)}
+    goal = np.array([index[label] for label in train["label"]])
+    validation_goal = np.array([index[label] for label in validation["label"]])
+    texts, validation_texts = train["text"].tolist(), validation["text"].tolist()
+    model = train_svm(settings, texts, goal, validation_texts, validation_goal, len(labels), seed)
+    save_svm(model, settings, labels, target)
+    parameters = int(model.weights.size + model.bias.size)
+    return {
+        "trainable_parameters": parameters,
+        "total_parameters": parameters,
+        "train_seconds": time.monotonic() - started,
+        "peak_memory_mb": peak_memory_mb(),
+        "runtime": "cpu, fp32",
+        "base": "none",
+        "validation_accuracy": float(
+            (model.probabilities(validation_texts).argmax(1) == validation_goal).mean()
+        ),
+    }
+
+
+def accuracy_of(
+    model: Classifier | BiGruClassifier, rows: Sequence[Sequence[int]], targets: np.ndarray, runtime: Runtime
+) -> float:
+    """Share of rows whose most probable label is the right one."""
+    right = 0
+    for chosen in by_length([len(row) for row in rows], EVALUATION_BATCH):
+        with runtime.autocast():
+            scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
+        right += int((scores.argmax(1).cpu().numpy() == targets[chosen]).sum())
+    return right / len(rows)
+
+
+def _refuse_non_finite(module: torch.nn.Module, stage: str) -> None:
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise TrainingError(f"{stage}: {name} holds values that are not finite; lower learning_rate")
+
+
+def _measured(module: torch.nn.Module, fitted: Fitted, runtime: Runtime) -> dict[str, Any]:
+    parameters = list(module.parameters())
+    return {
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in parameters),
+        "train_seconds": fitted.seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "runtime": f"{runtime.device.type}, {str(runtime.dtype).removeprefix('torch.')} ({runtime.why})",
+        "validation_accuracy": max(fitted.scores, default=0.0),
+        "curve": fitted.as_dict(),
+    }
+
+

@@ -1,0 +1,482 @@
+"""The one validated description of what this code location does: profile, dataset, labels, models, folders.
+
+Belongs here: the schema of a profile, reading it, overriding it from the environment, and the one-line errors for
+whatever is wrong in it. Does not belong here: anything that trains, reads data or talks to Dagster.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+
+PACKAGE_DIR = Path(__file__).parent
+PROJECT_DIR = PACKAGE_DIR.parent
+PROFILES_DIR = PACKAGE_DIR / "profiles"
+SAMPLE_DIR = PROJECT_DIR / "data" / "sample"
+HUB_ID = r"^[\w.-]+/[\w.-]+$|^[\w.-]+$"
+NAME = r"^[a-z][a-z0-9_]*$"
+
+
+class UserError(Exception):
+    """Something the user can fix. The message is one line: the thing that is wrong, then the fix."""
+
+
+class SettingsError(UserError):
+    """A profile or an environment variable that cannot be used."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class HubSource(Frozen):
+    """A repository of the Hugging Face Hub at a fixed revision."""
+
+    hub: Annotated[str, Field(pattern=HUB_ID)]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="commit sha: a pinned, repeatable version")]
+    gated: bool = False
+
+
+class FolderSource(Frozen):
+    """A local folder as ``from_pretrained`` takes it."""
+
+    folder: Path
+
+
+class TrainedTokenizer(Frozen):
+    """A tokenizer learned from the training texts: whole words, WordPiece (BERT) or byte-level BPE (RoBERTa)."""
+
+    algorithm: Literal["word", "wordpiece", "byte_bpe"]
+    vocab_size: Annotated[int, Field(ge=100)] = 12000
+    min_frequency: Annotated[int, Field(ge=1)] = 2
+
+
+def _kind_of_source(value: Any) -> str | None:
+    """Which source is meant is told by the key that only that source has."""
+    has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
+    return next((key for key in ("hub", "folder", "algorithm", "build") if has(key)), None)
+
+
+_SOURCE = Discriminator(
+    _kind_of_source,
+    custom_error_type="source",
+    custom_error_message="needs one of the keys hub (with revision), folder, or for a part made here algorithm / build",
+)
+
+
+class TokenizerSettings(Frozen):
+    source: Annotated[
+        Annotated[HubSource, Tag("hub")]
+        | Annotated[FolderSource, Tag("folder")]
+        | Annotated[TrainedTokenizer, Tag("algorithm")],
+        _SOURCE,
+    ]
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 512
+
+
+class Training(Frozen):
+    """How weights are fitted. ``min_steps`` repeats epochs on a small set until that many optimiser steps are done."""
+
+    epochs: Annotated[int, Field(ge=1)] = 3
+    min_steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=1)] = 20
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    keep: Literal["best", "last"] = "best"
+
+    @model_validator(mode="after")
+    def _accumulation_divides_batch(self) -> Training:
+        if self.optimizer == "adam" and self.weight_decay:
+            raise ValueError("weight_decay needs optimizer: adamw")
+        return self
+
+
+class Architecture(Frozen):
+    """A small model built here from random weights; the widths mean what they mean in the checkpoint's config.json."""
+
+    model_type: Literal["llama", "bert", "roberta"]
+    hidden_size: Annotated[int, Field(ge=8)]
+    layers: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+    key_value_heads: Annotated[int, Field(ge=1)] | None = None
+    intermediate_size: Annotated[int, Field(ge=8)]
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Architecture:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of heads {self.heads}")
+        if self.key_value_heads and self.heads % self.key_value_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of key_value_heads {self.key_value_heads}")
+        return self
+
+
+class PretrainedHere(Frozen):
+    """A base checkpoint made from scratch and pre-trained on the training texts (no labels are seen)."""
+
+    build: Architecture
+    pretrain: Training
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+
+class BaseSettings(Frozen):
+    tokenizer: str
+    source: Annotated[
+        Annotated[HubSource, Tag("hub")]
+        | Annotated[FolderSource, Tag("folder")]
+        | Annotated[PretrainedHere, Tag("build")],
+        _SOURCE,
+    ]
+    gpu_memory_gb: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Lora(Frozen):
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[int, Field(ge=1)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | list[str] = "all-linear"
+    train_embeddings: bool = False
+
+
+class TransformerModel(Frozen):
+    """A fine-tuned transformer: LoRA adapters or all weights, read by a classification head or by the label words."""
+
+    method: Literal["lora", "full"]
+    base: str
+    objective: Literal["head", "instruction"] = "head"
+    pooling: Literal["first", "last", "mean", "max"] = "last"
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora: Lora = Lora()
+    training: Training = Training()
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    paper_accuracy: float | None = None
+
+    @model_validator(mode="after")
+    def _instruction_is_generative(self) -> TransformerModel:
+        if self.objective == "instruction" and self.method == "full":
+            raise ValueError("objective instruction is trained with method lora")
+        return self
+
+
+class BiGru(Frozen):
+    """A one-layer bidirectional GRU over words with max pooling."""
+
+    method: Literal["bigru"]
+    embedding_size: Annotated[int, Field(ge=8)] = 128
+    hidden_size: Annotated[int, Field(ge=8)] = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    vocab_size: Annotated[int, Field(ge=100)] = 20000
+    max_length: Annotated[int, Field(ge=8)] = 128
+    training: Training = Training(learning_rate=2e-3, epochs=6, batch_size=64)
+    paper_accuracy: None = None
+
+
+class TfidfSvm(Frozen):
+    """TF-IDF over words and word pairs with a linear support vector machine, its margins calibrated."""
+
+    method: Literal["tfidf_svm"]
+    ngram_max: Annotated[int, Field(ge=1, le=3)] = 2
+    min_frequency: Annotated[int, Field(ge=1)] = 1
+    c: Annotated[float, Field(gt=0)] = 1.0
+    paper_accuracy: None = None
+
+
+ModelSettings = Annotated[TransformerModel | BiGru | TfidfSvm, Field(discriminator="method")]
+
+
+class FeedbackSettings(Frozen):
+    min_confidence: Annotated[float, Field(ge=0, le=1, description="below it a row is for a person to review")] = 0.5
+    batch_size: Annotated[int, Field(ge=1)] = 512
+    cron: str = "0 * * * *"
+    settle_seconds: Annotated[
+        float, Field(ge=0, description="a file changed more recently waits for the next tick")
+    ] = 5.0
+    encoding: Annotated[str, Field(description="of CSV and JSONL files; never guessed")] = "utf-8"
+    delimiter: Annotated[Literal["auto", ",", ";", "\t", "|"], Field(description="of CSV files")] = "auto"
+    max_field_bytes: Annotated[int, Field(ge=1, description="a longer field rejects its row")] = 262_144
+    max_row_bytes: Annotated[int, Field(ge=1, description="a longer row is rejected; bounds a reader's memory")] = (
+        1_048_576
+    )
+    max_columns: Annotated[int, Field(ge=1)] = 1_000
+    max_unpacked_bytes: Annotated[
+        int, Field(ge=1, description="of one Parquet row group once decompressed; a larger one quarantines its file")
+    ] = 536_870_912
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, value: str) -> str:
+        try:
+            known = "text,\n{}".encode(value).decode(value) == "text,\n{}"
+        except (LookupError, UnicodeError, TypeError):
+            known = False
+        if not known:
+            raise ValueError("not an encoding that Python knows; use utf-8, latin-1, cp1252, utf-16 or another")
+        return value
+
+
+class EvaluationSettings(Frozen):
+    """How models are compared and what makes a challenger the champion."""
+
+    promotion_margin: Annotated[float, Field(ge=0, le=1, description="gain in validation accuracy that promotes")] = (
+        0.005
+    )
+    as_good_within: Annotated[
+        float, Field(ge=0, le=1, description="loss of accuracy that a cheaper model may have")
+    ] = 0.002
+    much_cheaper: Annotated[float, Field(ge=1, description="how many times fewer parameters are much cheaper")] = 5.0
+    collapse_recall: Annotated[float, Field(ge=0, le=1, description="a class with less recall has collapsed")] = 0.1
+
+    @model_validator(mode="after")
+    def _no_way_back_and_forth(self) -> EvaluationSettings:
+        if self.as_good_within >= self.promotion_margin:
+            raise ValueError(
+                "as_good_within must be below promotion_margin, or two models could replace each other for ever"
+            )
+        return self
+
+
+class DatasetSettings(Frozen):
+    """Where labelled text comes from: ``sample``, a folder of split files, or a Hub dataset at a revision."""
+
+    source: str = "sample"
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    validation_share: Annotated[float, Field(gt=0, lt=0.5, description="carved from train if no file has it")] = 0.1
+
+
+class Settings(Frozen):
+    profile: str
+    description: str
+    dataset: DatasetSettings
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    instruction: str = "Do emotion classification for data in the following text."
+    seed: int = 17
+    tokenizers: dict[Annotated[str, Field(pattern=NAME)], TokenizerSettings] = {}
+    bases: dict[Annotated[str, Field(pattern=NAME)], BaseSettings] = {}
+    models: Annotated[dict[Annotated[str, Field(pattern=NAME)], ModelSettings], Field(min_length=1)]
+    evaluation: EvaluationSettings = EvaluationSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    parallel_steps: Annotated[int, Field(ge=1, description="steps of one run that go side by side")] = 1
+    home: Path
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Settings:
+        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"labels: {repeated[0]!r} is named twice; name each label once")
+        if any(not label.strip() or label != label.strip() for label in self.labels):
+            raise ValueError("labels: a label is empty or has blanks around it; give each a plain name")
+        for name, base in self.bases.items():
+            _must_be_known(f"bases.{name}.tokenizer", base.tokenizer, self.tokenizers, "tokenizers")
+            if isinstance(base.source, PretrainedHere):
+                algorithm = getattr(self.tokenizers[base.tokenizer].source, "algorithm", None)
+                if algorithm is None:
+                    raise ValueError(
+                        f"bases.{name}.source: a base built here needs a tokenizer learned here; give "
+                        f"tokenizers.{base.tokenizer}.source an algorithm"
+                    )
+        for name, model in self.models.items():
+            if not isinstance(model, TransformerModel):
+                continue
+            _must_be_known(f"models.{name}.base", model.base, self.bases, "bases")
+            source = self.bases[model.base].source
+            if model.objective == "instruction" and isinstance(source, PretrainedHere):
+                if source.build.model_type != "llama":
+                    raise ValueError(
+                        f"models.{name}.objective: instruction needs a causal base; {model.base} is "
+                        f"{source.build.model_type}, use objective: head"
+                    )
+        return self
+
+    @property
+    def inbox(self) -> Path:
+        return self.home / "inbox"
+
+    @property
+    def store_dir(self) -> Path:
+        return self.home / "store"
+
+    @property
+    def reports(self) -> Path:
+        return self.home / "reports"
+
+    @property
+    def database(self) -> Path:
+        return self.home / "emotion.duckdb"
+
+
+def _must_be_known(key: str, value: str, known: dict[str, Any], where: str) -> None:
+    if value not in known:
+        raise ValueError(f"{key}: {value!r} is not under {where}; known: {', '.join(known) or 'none'}")
+
+
+def load_settings(
+    profile: str | None = None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read the profile named by ``EMOTION_PROFILE``, apply ``EMOTION_DATASET`` and ``EMOTION_HOME``, then ``overrides``.
+
+    ``overrides`` is nested like a profile (``home`` may be given too); its mappings are merged into the profile's.
+
+    Raises:
+        SettingsError: one line naming the file and key that is wrong, and the fix.
+    """
+    environ = os.environ if environ is None else environ
+    name = profile or environ.get("EMOTION_PROFILE") or "embedded"
+    path = _profile_path(name)
+    content = _read_yaml(path)
+    for owned in ("home", "profile"):
+        if owned in content:
+            raise SettingsError(f"{path}: key {owned!r} is not for a profile; set EMOTION_{owned.upper()} instead")
+    if dataset := environ.get("EMOTION_DATASET"):
+        kept = content.get("dataset") if isinstance(content.get("dataset"), dict) else {}
+        same = kept.get("source") == dataset
+        content["dataset"] = {**kept, "source": dataset, **({} if same else {"revision": None})}
+    home = Path(environ.get("EMOTION_HOME") or PROJECT_DIR / "data").expanduser()
+    content |= {"profile": path.stem, "home": home if home.is_absolute() else Path.cwd() / home}
+    content = _merged(content, overrides or {})
+    try:
+        settings = Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_first_problem(error)}") from None
+    return _with_absolute_folders(settings, path)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _profile_path(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"EMOTION_PROFILE={name}: no such file; give the path of a profile's YAML file")
+        return path.resolve()
+    path = PROFILES_DIR / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES_DIR.glob("*.yaml")))
+        raise SettingsError(f"EMOTION_PROFILE={name}: no such profile; use {known}, or the path of a .yaml file")
+    return path
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise SettingsError(f"{path}{line}: {getattr(error, 'problem', None) or error}; fix the YAML") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds no keys; start from {PROFILES_DIR / 'embedded.yaml'}")
+    return content
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML allows a key twice and keeps the last silently; a profile must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One of pydantic's problems as one line: key, what is wrong, what would be right. A misspelt key comes first:
+    the key it was meant to be is reported missing beside it."""
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in _without_tags(problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_beside(problem["loc"])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        return f"key {key!r} does not exist; " + (f"did you mean {close[0]!r}?" if close else f"use {', '.join(valid)}")
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = f" (given: {problem['input']!r})" if isinstance(problem["input"], (str, int, float, bool)) else ""
+    message = message[0].lower() + message[1:] + given
+    return f"{key}: {message}" if key else message
+
+
+_TAGGED: dict[Any, type[Frozen]] = {
+    **{"hub": HubSource, "folder": FolderSource, "algorithm": TrainedTokenizer, "build": PretrainedHere},
+    **{"lora": TransformerModel, "full": TransformerModel, "bigru": BiGru, "tfidf_svm": TfidfSvm},
+}
+
+
+def _walk(location: tuple[Any, ...]) -> list[tuple[Any, type[Frozen] | None, bool]]:
+    """Each part of a pydantic location with the model it stands in, and whether it is a union's tag and not a key."""
+    here: type[Frozen] | None = Settings
+    steps: list[tuple[Any, type[Frozen] | None, bool]] = []
+    for part in location:
+        if here is None and part in _TAGGED:
+            steps.append((part, None, True))
+            here = _TAGGED[part]
+            continue
+        steps.append((part, here, False))
+        field = here.model_fields.get(part) if here is not None else None
+        if part in ("tokenizers", "bases") and here is Settings:
+            here = None
+        elif field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Frozen):
+            here = field.annotation
+        elif len(steps) > 1 and here is None and steps[-2][0] in ("tokenizers", "bases"):
+            here = TokenizerSettings if steps[-2][0] == "tokenizers" else BaseSettings
+        else:
+            here = None
+    return steps
+
+
+def _without_tags(location: tuple[Any, ...]) -> list[Any]:
+    return [part for part, _, is_tag in _walk(location) if not is_tag]
+
+
+def _keys_beside(location: tuple[Any, ...]) -> list[str]:
+    model = _walk(location)[-1][1]
+    return sorted(set(model.model_fields) - {"home", "profile"}) if model else []
+
+
+def _with_absolute_folders(settings: Settings, profile: Path) -> Settings:
+    """Folders in a profile are relative to the profile's file; ``EMOTION_DATASET`` is relative to where one stands."""
+
+    def absolute(source: Any, key: str) -> Any:
+        if not isinstance(source, FolderSource):
+            return source
+        folder = source.folder.expanduser()
+        folder = folder if folder.is_absolute() else profile.parent / folder
+        if not folder.is_dir():
+            raise SettingsError(
+                f"{profile}: {key}.folder: {folder} is not a folder; give the path of a checkpoint folder"
+            )
+        return FolderSource(folder=folder.resolve())
+
+    tokenizers = {
+        name: t.model_copy(update={"source": absolute(t.source, f"tokenizers.{name}.source")})
+        for name, t in settings.tokenizers.items()
+    }
+    bases = {
+        name: b.model_copy(update={"source": absolute(b.source, f"bases.{name}.source")})
+        for name, b in settings.bases.items()
+    }
+    return settings.model_copy(update={"tokenizers": tokenizers, "bases": bases})

@@ -1,0 +1,1 @@
+"""The one place that speaks SQL to DuckDB: the wrapper round the file, the schema, and the statements by topic."""

@@ -1,0 +1,124 @@
+"""The statements of the evaluation group: figures of models, comparisons, champion decisions, dataset reports.
+
+Rows are plain mappings whose keys are the columns of ``evaluation.sql``. Does not belong here: how a figure is
+computed (``ml.metrics``) or a champion chosen (``ml.champion``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from emotion_assets.warehouse.database import fetch, insert
+
+Rows = Sequence[Mapping[str, Any]]
+EvaluationKey = tuple[str, str, str, str]
+KEY = ("model", "split", "model_version", "split_fingerprint")
+PAIR_KEY = ("split", "split_fingerprint", "model_a", "version_a", "model_b", "version_b")
+
+
+def known_evaluations(db: duckdb.DuckDBPyConnection) -> set[EvaluationKey]:
+    """The keys (model, split, model_version, split_fingerprint) that have their row."""
+    return {tuple(row.values()) for row in _rows(db, f"SELECT {', '.join(KEY)} FROM evaluation")}
+
+
+def add_evaluations(
+    db: duckdb.DuckDBPyConnection, evaluations: Rows, by_class: Rows, confusion: Rows, comparisons: Rows
+) -> None:
+    """Add the rows whose key is not there yet; rows that are there stay as they are."""
+    _add_new(db, "evaluation", evaluations, KEY)
+    _add_new(db, "evaluation_by_class", by_class, KEY)
+    _add_new(db, "confusion", confusion, KEY)
+    _add_new(db, "model_comparison", comparisons, PAIR_KEY)
+
+
+def mark_current(db: duckdb.DuckDBPyConnection, keys: Sequence[EvaluationKey], now: datetime) -> None:
+    """Say which evaluations are about the models as they are now; those that were so already keep their date."""
+    for model, split, version, fingerprint in keys:
+        query = "SELECT count(*) FROM evaluation_current WHERE (model, split, model_version, split_fingerprint) = (?, ?, ?, ?)"
+        if db.execute(query, [model, split, version, fingerprint]).fetchall() == [(0,)]:
+            db.execute("DELETE FROM evaluation_current WHERE model = ? AND split = ?", [model, split])
+            db.execute("INSERT INTO evaluation_current VALUES (?, ?, ?, ?, ?)", [model, split, version, fingerprint, now])
+
+
+def leaderboard(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The view ``leaderboard``: each model's newest version on test, best first."""
+    return _rows(db, "SELECT * FROM leaderboard")
+
+
+def evaluations_on(db: duckdb.DuckDBPyConnection, split: str, split_fingerprint: str) -> list[dict[str, Any]]:
+    """Every evaluation, of whatever version, on these very rows, with ``recalls``: label to recall where it occurs."""
+    return _rows(
+        db,
+        """
+        SELECT e.*, c.recalls
+        FROM evaluation e
+        LEFT JOIN (
+            SELECT model, split, model_version, split_fingerprint,
+                   map(list(emotion ORDER BY emotion), list(recall ORDER BY emotion)) AS recalls
+            FROM evaluation_by_class
+            WHERE support > 0
+            GROUP BY ALL
+        ) c USING (model, split, model_version, split_fingerprint)
+        WHERE e.split = ? AND e.split_fingerprint = ?
+        ORDER BY e.evaluated_at, e.model
+        """,
+        [split, split_fingerprint],
+    )
+
+
+def classes_on(db: duckdb.DuckDBPyConnection, split: str, split_fingerprint: str) -> list[dict[str, Any]]:
+    """``evaluation_by_class`` for these rows."""
+    query = "SELECT * FROM evaluation_by_class WHERE split = ? AND split_fingerprint = ?"
+    return _rows(db, query, [split, split_fingerprint])
+
+
+def comparisons_on(db: duckdb.DuckDBPyConnection, split: str, split_fingerprint: str) -> list[dict[str, Any]]:
+    """``model_comparison`` for these rows."""
+    query = "SELECT * FROM model_comparison WHERE split = ? AND split_fingerprint = ?"
+    return _rows(db, query, [split, split_fingerprint])
+
+
+def model_versions(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Every model version ever evaluated: model, model_version and model_digest."""
+    return _rows(db, "SELECT DISTINCT model, model_version, model_digest FROM evaluation ORDER BY ALL")
+
+
+def champion_decisions(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """All decisions, oldest first; the last one is in force."""
+    return _rows(db, "SELECT * FROM champion_decisions ORDER BY decided_at")
+
+
+def add_decision(db: duckdb.DuckDBPyConnection, decision: Mapping[str, Any]) -> None:
+    insert(db, "champion_decisions", pa.Table.from_pylist([dict(decision)]))
+
+
+def write_dataset_report(db: duckdb.DuckDBPyConnection, dataset_digest: str, report: str, now: datetime) -> None:
+    """Replace the report (JSON) of a dataset."""
+    db.execute("DELETE FROM dataset_reports WHERE dataset_digest = ?", [dataset_digest])
+    db.execute("INSERT INTO dataset_reports VALUES (?, ?, ?)", [dataset_digest, now, report])
+
+
+def dataset_report(db: duckdb.DuckDBPyConnection, dataset_digest: str) -> str | None:
+    """The report (JSON) of a dataset, if it was made."""
+    found = _rows(db, "SELECT report FROM dataset_reports WHERE dataset_digest = ?", [dataset_digest])
+    return found[0]["report"] if found else None
+
+
+def _add_new(db: duckdb.DuckDBPyConnection, table: str, rows: Rows, key: Sequence[str]) -> None:
+    if not rows:
+        return
+    columns = ", ".join(key)
+    there = {tuple(row.values()) for row in _rows(db, f'SELECT DISTINCT {columns} FROM "{table}"')}
+    new = [dict(row) for row in rows if tuple(row[name] for name in key) not in there]
+    if new:
+        insert(db, table, pa.Table.from_pylist(new))
+
+
+def _rows(db: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = fetch(db, query, parameters).to_pylist(maps_as_pydicts="strict")
+    return found

@@ -1,0 +1,261 @@
+"""The statements of the feedback group: files and rows in, scores in, and what is still to be scored.
+
+Every function takes an open connection and works on whole tables of rows by joins; none loops over rows. Those that
+write belong inside ``Warehouse.writing``, so that what they write is one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from emotion_assets.warehouse.database import fetch, insert
+
+STAGED = pa.schema(
+    [
+        ("row_number", pa.int64()),
+        ("reason_code", pa.string()),
+        ("detail", pa.string()),
+        ("raw_excerpt", pa.string()),
+        ("feedback_id", pa.string()),
+        ("text", pa.string()),
+        ("created_at", pa.timestamp("us", "UTC")),
+        ("attributes", pa.string()),
+    ]
+)
+"""A row as read: rejected where ``reason_code`` is given, else to be accepted if its id is new."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What is known about a file before its rows are looked at. ``reading``: fingerprint of the reading settings."""
+
+    sha256: str
+    name: str
+    size: int
+    reading: str
+    run_id: str
+    now: datetime
+
+
+@dataclass(frozen=True)
+class FileCounts:
+    read: int = 0
+    accepted: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+
+
+def known_files(db: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str]]:
+    """Status and reading fingerprint of every file content seen so far, by sha256."""
+    rows = db.execute("SELECT file_sha256, status, reading FROM ingested_files").fetchall()
+    return {sha: (status, reading) for sha, status, reading in rows}
+
+
+def is_settled(known: Mapping[str, tuple[str, str]], sha256: str, reading: str) -> bool:
+    """Whether a file needs no reading: ingested, or quarantined under the very reading settings of now."""
+    status, under = known.get(sha256, ("", ""))
+    return status == "ingested" or (status == "quarantined" and under == reading)
+
+
+def store_file(db: duckdb.DuckDBPyConnection, file: FileRecord, staged: pa.RecordBatchReader) -> FileCounts | None:
+    """Judge and store all rows of a file; None if another run has stored the file meanwhile.
+
+    An id that is new is accepted at its first row. The same id with the same text is a duplicate; with another text it
+    is rejected as ``id_conflict``.
+    """
+    if is_settled(known_files(db), file.sha256, file.reading):
+        return None
+    db.register("_staged", staged)
+    db.execute("CREATE OR REPLACE TEMP TABLE staged AS SELECT * FROM _staged")
+    db.unregister("_staged")
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE judged AS
+        WITH given AS (
+            SELECT *, first_value(text) OVER same_id AS first_text, row_number() OVER same_id AS nth
+            FROM staged WHERE reason_code IS NULL
+            WINDOW same_id AS (PARTITION BY feedback_id ORDER BY row_number)
+        )
+        SELECT given.*,
+            CASE WHEN stored.feedback_id IS NULL AND nth = 1 THEN 'accepted'
+                 WHEN given.text = coalesce(stored.text, first_text) THEN 'duplicate'
+                 ELSE 'conflict' END AS outcome,
+            stored.source_sha256 AS other_source, stored.row_number AS other_row
+        FROM given LEFT JOIN feedback stored USING (feedback_id)
+        """
+    )
+    db.execute(
+        """
+        INSERT INTO feedback BY NAME
+        SELECT feedback_id, text, created_at, $now AS received_at, $sha AS source_sha256, row_number, attributes
+        FROM judged WHERE outcome = 'accepted' ORDER BY row_number
+        """,
+        {"now": file.now, "sha": file.sha256},
+    )
+    db.execute(
+        """
+        INSERT INTO feedback_rejects BY NAME
+        SELECT $sha AS source_sha256, row_number, reason_code, detail, raw_excerpt
+        FROM (
+            SELECT row_number, reason_code, detail, raw_excerpt FROM staged WHERE reason_code IS NOT NULL
+            UNION ALL
+            SELECT row_number, 'id_conflict', 'id ' || feedback_id || ' has another text in '
+                || coalesce('file ' || other_source[:12] || ', row ' || other_row, 'an earlier row of this file'),
+                text[:200]
+            FROM judged WHERE outcome = 'conflict'
+        ) ORDER BY row_number
+        """,
+        {"sha": file.sha256},
+    )
+    row = db.execute(
+        """
+        SELECT count(*), count(*) FILTER (outcome = 'accepted'), count(*) FILTER (outcome = 'duplicate'),
+            count(*) FILTER (outcome = 'conflict'), (SELECT count(*) FROM staged)
+        FROM judged
+        """
+    ).fetchone()
+    assert row is not None
+    judged, accepted, duplicate, conflicts, read = row
+    counts = FileCounts(read, accepted, duplicate, read - judged + conflicts)
+    db.execute("DROP TABLE judged")
+    db.execute("DROP TABLE staged")
+    _record_file(db, file, "ingested", None, counts)
+    return counts
+
+
+def store_quarantine(db: duckdb.DuckDBPyConnection, file: FileRecord, reason: str) -> bool:
+    """Note that a file cannot be read; False if another run has stored the file meanwhile."""
+    if is_settled(known_files(db), file.sha256, file.reading):
+        return False
+    _record_file(db, file, "quarantined", reason, FileCounts())
+    return True
+
+
+def _record_file(
+    db: duckdb.DuckDBPyConnection, file: FileRecord, status: str, reason: str | None, counts: FileCounts
+) -> None:
+    db.execute("DELETE FROM ingested_files WHERE file_sha256 = ?", [file.sha256])
+    db.execute(
+        """
+        INSERT INTO ingested_files BY NAME SELECT $sha AS file_sha256, $name AS file_name, $status AS status,
+            $reason AS reason, $read AS rows_read, $accepted AS rows_accepted, $duplicate AS rows_duplicate,
+            $rejected AS rows_rejected, $now AS ingested_at, $run AS run_id, $size AS size_bytes, $reading AS reading
+        """,
+        {
+            **{"sha": file.sha256, "name": file.name, "status": status, "reason": reason, "now": file.now},
+            **{"read": counts.read, "accepted": counts.accepted, "duplicate": counts.duplicate},
+            **{"rejected": counts.rejected, "run": file.run_id, "size": file.size, "reading": file.reading},
+        },
+    )
+
+
+def record_model(db: duckdb.DuckDBPyConnection, row: Mapping[str, Any]) -> None:
+    """Make a model version the one that scores feedback: its row gets the highest ``place``."""
+    db.execute(
+        "DELETE FROM scoring_models WHERE model_version = ?",
+        [row["model_version"]],
+    )
+    (highest,) = db.execute("SELECT coalesce(max(place), 0) FROM scoring_models").fetchone() or (0,)
+    insert(db, "scoring_models", pa.Table.from_pylist([{**row, "place": highest + 1}]))
+
+
+def current_model(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
+    """The row of ``scoring_models`` with the highest place."""
+    found = fetch(db, "SELECT * EXCLUDE (place) FROM scoring_models ORDER BY place DESC LIMIT 1").to_pylist()
+    return found[0] if found else None
+
+
+_WAITING = """
+    SELECT feedback_id, text FROM feedback
+    WHERE feedback_id NOT IN (SELECT feedback_id FROM scored_feedback WHERE model_version = $version)
+      AND (coalesce(created_at, received_at) >= $since
+           OR feedback_id NOT IN (SELECT feedback_id FROM scored_feedback))
+"""
+NEVER = date(9999, 12, 31)
+
+
+def count_waiting(db: duckdb.DuckDBPyConnection, version: str, since: date | None = None) -> int:
+    """How many rows are to be scored: those that no model has scored yet, and with ``since`` those made since then
+    that this model version has not scored."""
+    query = f"SELECT count(*) FROM ({_WAITING})"
+    (count,) = db.execute(query, {"version": version, "since": since or NEVER}).fetchone() or (0,)
+    return int(count)
+
+
+def waiting_texts(
+    db: duckdb.DuckDBPyConnection, version: str, since: date | None, rows_per_batch: int
+) -> pa.RecordBatchReader:
+    """Each distinct text to be scored, with the ids of its rows (``ids``) and, where this model version has scored the
+    same text before, the ``probabilities`` and ``truncated`` of then. Streams; read it before using ``db`` again."""
+    query = f"""
+        WITH waiting AS ({_WAITING}),
+        texts AS (
+            SELECT text, list(feedback_id ORDER BY feedback_id) AS ids FROM waiting GROUP BY text
+        ),
+        known AS (
+            SELECT f.text, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated
+            FROM scored_feedback s JOIN feedback f USING (feedback_id)
+            WHERE s.model_version = $version AND f.text IN (SELECT text FROM texts)
+            GROUP BY f.text
+        )
+        SELECT text, ids, probabilities, truncated FROM texts LEFT JOIN known USING (text)
+    """
+    return db.sql(query, params={"version": version, "since": since or NEVER}).to_arrow_reader(rows_per_batch)
+
+
+def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Table) -> int:
+    """Append the scores that are not there yet, and queue their rows for review; how many scores were new.
+
+    ``scores`` has the columns of ``scored_feedback``; ``queue`` those of ``review_queue`` that are known before review.
+    """
+    db.register("_scores", scores)
+    db.register("_queue", queue)
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE fresh AS
+        SELECT _scores.* FROM _scores ANTI JOIN scored_feedback USING (feedback_id, model_version)
+        """
+    )
+    db.execute("INSERT INTO scored_feedback BY NAME SELECT * FROM fresh")
+    db.execute(
+        """
+        INSERT INTO review_queue BY NAME
+        SELECT q.* FROM _queue q SEMI JOIN fresh USING (feedback_id) ANTI JOIN review_queue r USING (feedback_id)
+        """
+    )
+    (count,) = db.execute("SELECT count(*) FROM fresh").fetchone() or (0,)
+    db.execute("DROP TABLE fresh")
+    db.unregister("_scores")
+    db.unregister("_queue")
+    return int(count)
+
+
+def churn(db: duckdb.DuckDBPyConnection, version: str) -> list[dict[str, Any]]:
+    """How scores changed against the newest earlier model, over the rows that both have scored.
+
+    Keys: before, after (emotions), n, newly_unsure (rows that now abstain), newly_sure.
+    """
+    return fetch(
+        db,
+        """
+        WITH mine AS (SELECT * FROM scored_feedback WHERE model_version = $version),
+        place AS (SELECT place FROM scoring_models WHERE model_version = $version),
+        earlier AS (
+            SELECT s.* FROM scored_feedback s JOIN scoring_models m USING (model_version)
+            WHERE m.place < (SELECT place FROM place) AND feedback_id IN (SELECT feedback_id FROM mine)
+            QUALIFY row_number() OVER (PARTITION BY s.feedback_id ORDER BY m.place DESC) = 1
+        )
+        SELECT earlier.emotion AS before, mine.emotion AS after, count(*) AS n,
+            count(*) FILTER (mine.status = 'abstain' AND earlier.status <> 'abstain') AS newly_unsure,
+            count(*) FILTER (mine.status <> 'abstain' AND earlier.status = 'abstain') AS newly_sure
+        FROM mine JOIN earlier USING (feedback_id)
+        GROUP BY ALL ORDER BY n DESC, before, after
+        """,
+        {"version": version},
+    ).to_pylist()

@@ -1,0 +1,83 @@
+"""A stored folder is there whole or not at all, and is what it was when it was stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emotion_assets.store import Store, StoredFolder, StoreError
+
+
+def stored(store: Store, text: str = "one", kind: str = "models") -> StoredFolder:
+    with store.writing(kind) as draft:
+        draft.file("a.txt").write_text(text, encoding="utf-8")
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "b.txt").write_text("two", encoding="utf-8")
+        return draft.finish({"text": text})
+
+
+def test_equal_content_gives_one_folder_and_one_digest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert stored(store).path == stored(store).path
+    assert stored(store).digest != stored(store, "other").digest
+
+
+def test_a_failed_draft_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), Store(tmp_path).writing("models") as draft:
+        draft.file("a.txt").write_text("half", encoding="utf-8")
+        raise RuntimeError
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_an_altered_file_is_refused_by_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = stored(store)
+    folder.file("sub/b.txt").write_text("tampered", encoding="utf-8")
+    with pytest.raises(
+        StoreError, match=r"sub/b\.txt: was altered since it was stored; delete .* and materialise again"
+    ):
+        store.open("models", folder.digest)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = stored(store)
+    folder.file("a.txt").unlink()
+    with pytest.raises(StoreError, match=r"a\.txt: is missing since it was stored"):
+        store.open("models", folder.digest)
+
+
+def test_a_damaged_folder_is_replaced_when_its_content_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = stored(store)
+    folder.file("a.txt").write_text("tampered", encoding="utf-8")
+    again = stored(store)
+    assert again.digest == folder.digest
+    assert store.open("models", again.digest).file("a.txt").read_text(encoding="utf-8") == "one"
+
+
+def test_an_asset_that_was_never_materialised_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="baseline_models/bigru was not materialised yet"):
+        Store(tmp_path).current(["baseline_models", "bigru"])
+
+
+def test_a_pointer_moves_to_the_newest_folder_and_the_old_one_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second = stored(store), stored(store, "other")
+    store.point(["m"], "models", first)
+    store.point(["m"], "models", second)
+    assert store.current(["m"]).digest == second.digest
+    assert store.open("models", first.digest).info == {"text": "one"}
+
+
+def test_work_done_before_is_recalled_unless_its_folder_was_damaged(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = stored(store)
+    store.remember("recipe", "models", folder)
+    recalled = store.recall("recipe")
+    assert recalled is not None
+    assert recalled.digest == folder.digest
+    folder.file("a.txt").unlink()
+    assert store.recall("recipe") is None
+    assert store.recall("another recipe") is None
