@@ -6,7 +6,71 @@ schedule and the sensor.
 
 from __future__ import annotations
 
+import json
+import time
+
 import dagster as dg
+
+from emotion_assets.resources import Workspace
+from emotion_assets.settings import Settings, UserError
+
+FEEDBACK_ASSETS = dg.AssetSelection.assets("feedback", "scored_feedback", "feedback_report")
+feedback_job = dg.define_asset_job(
+    "feedback_job", FEEDBACK_ASSETS, description="Ingest what is new in the inbox, score it, renew the report."
+)
+
+
+def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    return [_feedback_schedule(settings.feedback.cron)]
+
+
+def sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    return [inbox_sensor]
+
+
+def _feedback_schedule(cron: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name="feedback_schedule",
+        job=feedback_job,
+        cron_schedule=cron,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Ingests and scores what is new; skips, with the reason, when nothing is.",
+    )
+    def feedback_schedule(
+        context: dg.ScheduleEvaluationContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.RunRequest | dg.SkipReason:
+        from emotion_assets.feedback.work import look_for_work
+
+        try:
+            work = look_for_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), {})
+        except UserError as error:
+            return dg.SkipReason(str(error))
+        return dg.RunRequest() if work.any else dg.SkipReason(work.summary)
+
+    return feedback_schedule
+
+
+@dg.sensor(
+    job=feedback_job,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts the feedback job once for each new set of file contents in the inbox.",
+)
+def inbox_sensor(
+    context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]
+) -> dg.SensorResult | dg.SkipReason:
+    """The run key is a hash of the new contents, so a set of files is asked for once for ever; if that run fails, the
+    hourly schedule does the work. The cursor remembers hashes, so that an unchanged file is not read at every tick."""
+    from emotion_assets.feedback.work import look_for_work
+
+    try:
+        hashes = json.loads(context.cursor or "{}")
+        work = look_for_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), hashes)
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    request = [dg.RunRequest(run_key=work.run_key)] if work.new_files else []
+    skip = None if request else work.summary
+    return dg.SensorResult(run_requests=request, skip_reason=skip, cursor=json.dumps(work.hashes))
 
 
 def follow_inputs() -> dg.AutomationCondition:

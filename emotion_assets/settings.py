@@ -197,8 +197,10 @@ ModelSettings = Annotated[TransformerModel | BiGru | TfidfSvm, Field(discriminat
 
 
 class FeedbackSettings(Frozen):
-    min_confidence: Annotated[float, Field(ge=0, le=1, description="below it a row is for a person to review")] = 0.5
-    batch_size: Annotated[int, Field(ge=1)] = 512
+    target_accuracy: Annotated[float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")] = 0.99
+    audit_share: Annotated[float, Field(ge=0, le=1, description="of rows, drawn at random for review")] = 0.01
+    batch_size: Annotated[int, Field(ge=1, description="distinct texts scored and committed together")] = 4096
+    drift_min_rows: Annotated[int, Field(ge=10, description="fewer recent rows give no drift figure")] = 200
     cron: str = "0 * * * *"
     settle_seconds: Annotated[
         float, Field(ge=0, description="a file changed more recently waits for the next tick")

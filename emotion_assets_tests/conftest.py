@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,25 +23,8 @@ needs_real_checkpoint = pytest.mark.skipif(
     not REAL_CHECKPOINT.is_dir(), reason=f"the real checkpoint is not at {REAL_CHECKPOINT}"
 )
 
-# Every kind of model, small enough to train in a second or two.
-TINY: dict[str, Any] = {
-    "tokenizers": {"llama": {"max_length": 32}, "bert": {"max_length": 32}, "roberta": {"max_length": 32}},
-    "bases": {
-        f"{name}_mini": {"source": {"build": build, "pretrain": {"epochs": 1, "min_steps": 0, "batch_size": 64}}}
-        for name, build in {
-            "llama": {"hidden_size": 16, "layers": 1, "heads": 2, "key_value_heads": 1, "intermediate_size": 32},
-            "bert_base": {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32},
-            "bert_large": {"hidden_size": 24, "layers": 2, "heads": 2, "intermediate_size": 48},
-            "roberta_base": {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32},
-            "roberta_large": {"hidden_size": 24, "layers": 2, "heads": 2, "intermediate_size": 48},
-        }.items()
-    },
-    "models": {
-        name: {"training": {"epochs": 1, "min_steps": 0}}
-        for name in ("llama3_lora_model", "bert_base", "bert_large", "roberta_base", "roberta_large", "bigru")
-    },
-    "feedback": {"settle_seconds": 0},
-}
+# One model of each kind, each trained in a second or two.
+TINY_PROFILE = Path(__file__).parent / "profiles" / "tiny.yaml"
 
 
 @pytest.fixture

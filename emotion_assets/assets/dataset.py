@@ -1,7 +1,5 @@
 """Group ``dataset``: the raw splits, what is known about them, and their token ids."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -80,36 +78,37 @@ def raw_emotion_dataset(
 def class_balance_report(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult:
-    from emotion_assets.ml.balance import analyse
+    from emotion_assets.ml.balance import balance_report
     from emotion_assets.ml.datasets import read_splits
     from emotion_assets.warehouse.dataset import write_class_balance
 
     folder = workspace.store.current(RAW_DATASET)
-    report = analyse(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
+    report = balance_report(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
     with workspace.store.writing("balance_reports") as draft:
         draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
         stored = draft.finish({"dataset": folder.digest})
-    shares = [share.model_dump() for share in report.shares]
     with workspace.warehouse.writing() as db:
-        write_class_balance(db, shares)
+        write_class_balance(db, report.counts)
     workspace.publish(BALANCE, "balance_reports", stored)
+    for remark in report.remarks():
+        context.log.info(remark)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(stored.digest),
         metadata={
-            **display.rows(len(shares)),
+            **display.rows(len(report.counts)),
             **display.columns({"split": "string", "emotion": "string", "n": "bigint", "share": "double"}),
             **_balance_metadata(report),
         },
     )
 
 
-def _balance_metadata(report: BalanceReport) -> dict[str, Any]:
+def _balance_metadata(report: "BalanceReport") -> dict[str, Any]:
     shares = {
         split.split: {s.emotion: s.share for s in report.shares if s.split == split.split} for split in report.splits
     }
     return {
         "shares": display.bars(shares, "Share of each emotion", "share of the split's rows"),
-        "rows": display.table([share.model_dump() for share in report.shares]),
+        "rows": display.table(report.counts),
         "imbalance ratio": report.imbalance_ratio,
         "defects": display.table([split.model_dump(exclude={"lengths"}) for split in report.splits]),
         "shared between splits": display.table([overlap.model_dump() for overlap in report.overlaps]),

@@ -1,7 +1,5 @@
 """Group ``models``: base checkpoints, the LoRA-tuned Llama and the baselines. Training runs in a process of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,7 +46,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     def base_model(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
         if made_here:
             inputs = {"tokens": workspace.store.current(tokens)}
-            folder = _trained(context, workspace, base_key(name), "base_models", "pretrain", base, inputs)
+            folder = _trained(context, workspace, base_key(name), "base_models", "pretrain", base.source, inputs)
         else:
             folder = _resolved(workspace, name)
         return _result(folder, {"pre-training": folder.info.get("curve")})

@@ -22,7 +22,7 @@ from typing import IO
 import pyarrow as pa
 
 from emotion_assets.failpoints import failpoint
-from emotion_assets.feedback.inbox import FileChanged, InboxFile, check_unchanged, list_inbox, sha256_of
+from emotion_assets.feedback.inbox import InboxFile, Unavailable, check_unchanged, list_inbox, sha256_of
 from emotion_assets.feedback.readers import Accepted, Quarantine, Rejected, read_feedback
 from emotion_assets.settings import FeedbackSettings
 from emotion_assets.store import fingerprint
@@ -116,7 +116,7 @@ def ingest(
             moment = datetime.fromtimestamp(now(), UTC)
             record = FileRecord(sha256, file.name, file.size, reading, run_id, moment)
             outcome = _ingest_file(file, record, warehouse, settings)
-        except FileChanged as error:
+        except Unavailable as error:
             left.append(LeftFile(file.name, str(error)))
             continue
         known[sha256] = ("ingested", reading) if outcome is None else (outcome.status, reading)
@@ -170,7 +170,16 @@ def _batches(rows: Iterator[Accepted | Rejected], sha256: str) -> Iterator[pa.Re
     characters = 0
     for row in rows:
         if isinstance(row, Rejected):
-            values = (row.row_number, str(row.reason_code), row.detail, row.raw_excerpt, None, None, None, None)
+            values: tuple[object, ...] = (
+                row.row_number,
+                str(row.reason_code),
+                row.detail,
+                row.raw_excerpt,
+                None,
+                None,
+                None,
+                None,
+            )
         else:
             attributes = json.dumps(row.attributes, ensure_ascii=False, allow_nan=False)
             identity = row.id if row.id is not None else f"file:{sha256[:16]}:{row.row_number}"

@@ -127,12 +127,14 @@ class BalanceReport(_Report):
 
     def remarks(self) -> list[str]:
         """The defects in sentences, each with its count; nothing is said of what was not found."""
-        said = [f"imbalance: the most frequent label has {self.imbalance_ratio:.1f} times the rows of the rarest (train)"]
+        said = [
+            f"imbalance: the most frequent label has {self.imbalance_ratio:.1f} times the rows of the rarest (train)"
+        ]
         for part in self.splits:
             if part.duplicated_normalised:
                 said.append(
-                    f"{part.split}: {part.duplicated} texts occur more than once ({part.duplicated_normalised} when case "
-                    f"and punctuation are ignored), {part.conflicting_normalised} of them with conflicting labels"
+                    f"{part.split}: {part.duplicated} texts occur more than once ({part.duplicated_normalised} with "
+                    f"case and punctuation ignored), {part.conflicting_normalised} of them with conflicting labels"
                 )
         for overlap in self.overlaps:
             if overlap.shared_normalised:
@@ -257,7 +259,9 @@ def find_label_errors(rows: pd.DataFrame, seed: int) -> tuple[list[LabelError], 
     names = sorted(rows["label"].unique())
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(texts, texts["label"])
     fold_of = {key: number for number, (_, held) in enumerate(folds) for key in texts["key"].iloc[held]}
-    features = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(rows["text"])
+    features = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(
+        rows["text"]
+    )
     model = LogisticRegression(C=20, solver="saga", max_iter=50, tol=1e-2, random_state=seed)
     given = rows["label"].map(names.index).to_numpy()
     believed = cross_val_predict(

@@ -81,9 +81,11 @@ def encode_prompts(
     room = max_length - len(tokenizer(prompt_of(tokenizer, instruction, ""), add_special_tokens=False)["input_ids"]) - 8
     if room < 1:
         raise DataError(f"max_length {max_length} leaves no room for the text after the instruction; raise it")
+    offsets = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     prompts = []
-    for text, ids in zip(texts, tokenizer(list(texts), add_special_tokens=False)["input_ids"], strict=True):
-        prompts.append(prompt_of(tokenizer, instruction, tokenizer.decode(ids[:room]) if len(ids) > room else text))
+    for text, places in zip(texts, offsets["offset_mapping"], strict=True):
+        kept = text if len(places) <= room else text[: places[room - 1][1]]
+        prompts.append(prompt_of(tokenizer, instruction, kept))
     encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return [list(row) for row in encoded]
 
@@ -149,7 +151,7 @@ def read_tokens(folder: StoredFolder, split: str, column: str = "input_ids") -> 
 
 
 def _learn(source: TrainedTokenizer, texts: Sequence[str], max_length: int) -> PreTrainedTokenizerBase:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     if source.algorithm == "word":
@@ -166,6 +168,7 @@ def _learn(source: TrainedTokenizer, texts: Sequence[str], max_length: int) -> P
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(
             vocab_size=source.vocab_size, min_frequency=source.min_frequency, special_tokens=specials
         )
@@ -175,6 +178,7 @@ def _learn(source: TrainedTokenizer, texts: Sequence[str], max_length: int) -> P
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=source.vocab_size,
             min_frequency=source.min_frequency,

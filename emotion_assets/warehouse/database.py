@@ -11,13 +11,11 @@ other, so it is never mistaken for damage.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +25,7 @@ import duckdb
 import pyarrow as pa
 
 from emotion_assets.failpoints import failpoint
+from emotion_assets.locks import file_lock
 from emotion_assets.settings import UserError
 from emotion_assets.store import fingerprint, write_text_atomically
 
@@ -44,7 +43,7 @@ FULL = ("no space left", "file too large", "disk quota", "out of disk")
 
 
 class WarehouseError(UserError):
-    """The database cannot be used right now: taken by another process, or no room to write."""
+    """The database cannot be used right now: no room to write, no permission, or open in another program."""
 
 
 class DamagedDatabaseError(WarehouseError):
@@ -108,10 +107,11 @@ class Warehouse:
         """One transaction of the one writer: committed, checkpointed and closed at the end, rolled back on an error.
 
         Raises:
-            WarehouseError: another process kept the database for ``wait_seconds``, or the disk is full.
+            BusyError: another process kept the database for ``wait_seconds``.
+            WarehouseError: the disk is full, or the file may not be opened.
             DamagedDatabaseError: the file cannot be read, or holds other rows than were committed.
         """
-        with self._lock(fcntl.LOCK_EX), room_to_write(self.path), self._clear_errors():
+        with self.exclusively(), room_to_write(self.path), self._clear_errors():
             db, counts = self._open_checked(read_only=False)
             try:
                 db.begin()
@@ -138,17 +138,24 @@ class Warehouse:
         """A short look at the committed tables; several readers may look at once.
 
         Raises:
-            WarehouseError, DamagedDatabaseError: as for ``writing``.
+            BusyError, WarehouseError, DamagedDatabaseError: as for ``writing``.
         """
         if not self._readable_as_it_is():
             with self.writing():
                 pass  # makes the file and the schema, or brings a killed writer's commit home
-        with self._lock(fcntl.LOCK_SH), self._clear_errors():
+        with self._lock(shared=True), room_to_write(self.path), self._clear_errors():
             db, _ = self._open_checked(read_only=True)
             try:
                 yield db
             finally:
                 db.close()
+
+    def exclusively(self) -> AbstractContextManager[None]:
+        """The writer's lock alone, for who replaces the file itself.  Raises BusyError."""
+        return self._lock(shared=False)
+
+    def _lock(self, shared: bool) -> AbstractContextManager[None]:
+        return file_lock(Path(f"{self.path}.lock"), self.wait_seconds, str(self.path), shared)
 
     @cached_property
     def schema(self) -> str:
@@ -158,28 +165,32 @@ class Warehouse:
     @property
     def files(self) -> list[Path]:
         """What makes up the database on disk, the lock left out."""
-        return [self.path, Path(f"{self.path}.wal"), self._manifest_path]
+        return [self.path, self.wal, self.manifest]
 
     @property
-    def _manifest_path(self) -> Path:
+    def wal(self) -> Path:
+        """DuckDB's write-ahead log: there only after a crash, or while a writer is at work."""
+        return Path(f"{self.path}.wal")
+
+    @property
+    def manifest(self) -> Path:
         return Path(f"{self.path}.manifest.json")
 
     def _readable_as_it_is(self) -> bool:
-        wal = Path(f"{self.path}.wal")
-        return self.path.is_file() and not wal.exists() and self._manifest().get("schema") == self.schema
+        return self.path.is_file() and not self.wal.exists() and self._manifest().get("schema") == self.schema
 
     def _manifest(self) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(self._manifest_path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
             return content
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise DamagedDatabaseError(f"{self._manifest_path}: not readable; {REBUILD}") from None
+            raise DamagedDatabaseError(f"{self.manifest}: not readable; {REBUILD}") from None
 
     def _write_manifest(self, counts: dict[str, int], pending: dict[str, int] | None = None) -> None:
         content = {"schema": self.schema, "counts": counts} | ({"pending": pending} if pending is not None else {})
-        write_text_atomically(self._manifest_path, json.dumps(content, indent=1) + "\n")
+        write_text_atomically(self.manifest, json.dumps(content, indent=1) + "\n")
 
     def _open_checked(self, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, dict[str, int]]:
         """Open the file, compare its row counts with the manifest, and bring the schema up to date."""
@@ -216,29 +227,6 @@ class Warehouse:
                 if time.monotonic() > deadline:
                     raise WarehouseError(f"{self.path}: open in another program; close it there") from None
                 time.sleep(random.uniform(0.05, 0.25))
-
-    @contextmanager
-    def _lock(self, mode: int) -> Iterator[None]:
-        """The lock between processes, retried at random intervals so that waiting processes do not keep in step."""
-        path = Path(f"{self.path}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            deadline = time.monotonic() + self.wait_seconds
-            while True:
-                try:
-                    fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise WarehouseError(
-                            f"{self.path}: another run has been using it for {self.wait_seconds:.0f} s; "
-                            "wait for that run to end, then run again"
-                        ) from None
-                    time.sleep(random.uniform(0.01, 0.1))
-            yield
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

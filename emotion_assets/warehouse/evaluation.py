@@ -1,4 +1,4 @@
-"""The statements of the evaluation group: figures of models, comparisons, champion decisions, dataset reports.
+"""The statements of the evaluation group: figures of models, comparisons, champion decisions.
 
 Rows are plain mappings whose keys are the columns of ``evaluation.sql``. Does not belong here: how a figure is
 computed (``ml.metrics``) or a champion chosen (``ml.champion``).
@@ -39,15 +39,21 @@ def add_evaluations(
 def mark_current(db: duckdb.DuckDBPyConnection, keys: Sequence[EvaluationKey], now: datetime) -> None:
     """Say which evaluations are about the models as they are now; those that were so already keep their date."""
     for model, split, version, fingerprint in keys:
-        query = "SELECT count(*) FROM evaluation_current WHERE (model, split, model_version, split_fingerprint) = (?, ?, ?, ?)"
-        if db.execute(query, [model, split, version, fingerprint]).fetchall() == [(0,)]:
+        key = [model, split, version, fingerprint]
+        query = f"SELECT model FROM evaluation_current WHERE ({', '.join(KEY)}) = (?, ?, ?, ?)"
+        if not db.execute(query, key).fetchall():
             db.execute("DELETE FROM evaluation_current WHERE model = ? AND split = ?", [model, split])
-            db.execute("INSERT INTO evaluation_current VALUES (?, ?, ?, ?, ?)", [model, split, version, fingerprint, now])
+            db.execute("INSERT INTO evaluation_current VALUES (?, ?, ?, ?, ?)", [*key, now])
 
 
 def leaderboard(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """The view ``leaderboard``: each model's newest version on test, best first."""
     return _rows(db, "SELECT * FROM leaderboard")
+
+
+def current_evaluations(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The evaluations, of every model that ever was, that are about the model as it was last evaluated."""
+    return _rows(db, f"SELECT e.* FROM evaluation e SEMI JOIN evaluation_current USING ({', '.join(KEY)})")
 
 
 def evaluations_on(db: duckdb.DuckDBPyConnection, split: str, split_fingerprint: str) -> list[dict[str, Any]]:
@@ -95,18 +101,6 @@ def champion_decisions(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 
 def add_decision(db: duckdb.DuckDBPyConnection, decision: Mapping[str, Any]) -> None:
     insert(db, "champion_decisions", pa.Table.from_pylist([dict(decision)]))
-
-
-def write_dataset_report(db: duckdb.DuckDBPyConnection, dataset_digest: str, report: str, now: datetime) -> None:
-    """Replace the report (JSON) of a dataset."""
-    db.execute("DELETE FROM dataset_reports WHERE dataset_digest = ?", [dataset_digest])
-    db.execute("INSERT INTO dataset_reports VALUES (?, ?, ?)", [dataset_digest, now, report])
-
-
-def dataset_report(db: duckdb.DuckDBPyConnection, dataset_digest: str) -> str | None:
-    """The report (JSON) of a dataset, if it was made."""
-    found = _rows(db, "SELECT report FROM dataset_reports WHERE dataset_digest = ?", [dataset_digest])
-    return found[0]["report"] if found else None
 
 
 def _add_new(db: duckdb.DuckDBPyConnection, table: str, rows: Rows, key: Sequence[str]) -> None:

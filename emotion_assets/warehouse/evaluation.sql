@@ -101,13 +101,6 @@ CREATE TABLE IF NOT EXISTS champion_decisions (
     evidence            VARCHAR NOT NULL
 );
 
--- What is known of a labelled dataset (its defects, lengths, doubtful labels) as JSON, by the digest of its folder.
-CREATE TABLE IF NOT EXISTS dataset_reports (
-    dataset_digest VARCHAR NOT NULL,
-    made_at        TIMESTAMPTZ NOT NULL,
-    report         VARCHAR NOT NULL
-);
-
 -- Each model's newest version on the test split, best first. comparable: measured on the rows that were evaluated last;
 -- a row of a model that left the profile, or of another dataset, may stand on other rows and comes after the others.
 CREATE OR REPLACE VIEW leaderboard AS

@@ -148,19 +148,25 @@ def _record_file(
             $rejected AS rows_rejected, $now AS ingested_at, $run AS run_id, $size AS size_bytes, $reading AS reading
         """,
         {
-            **{"sha": file.sha256, "name": file.name, "status": status, "reason": reason, "now": file.now},
-            **{"read": counts.read, "accepted": counts.accepted, "duplicate": counts.duplicate},
-            **{"rejected": counts.rejected, "run": file.run_id, "size": file.size, "reading": file.reading},
+            "sha": file.sha256,
+            "name": file.name,
+            "status": status,
+            "reason": reason,
+            "read": counts.read,
+            "accepted": counts.accepted,
+            "duplicate": counts.duplicate,
+            "rejected": counts.rejected,
+            "now": file.now,
+            "run": file.run_id,
+            "size": file.size,
+            "reading": file.reading,
         },
     )
 
 
 def record_model(db: duckdb.DuckDBPyConnection, row: Mapping[str, Any]) -> None:
     """Make a model version the one that scores feedback: its row gets the highest ``place``."""
-    db.execute(
-        "DELETE FROM scoring_models WHERE model_version = ?",
-        [row["model_version"]],
-    )
+    db.execute("DELETE FROM scoring_models WHERE model_version = ?", [row["model_version"]])
     (highest,) = db.execute("SELECT coalesce(max(place), 0) FROM scoring_models").fetchone() or (0,)
     insert(db, "scoring_models", pa.Table.from_pylist([{**row, "place": highest + 1}]))
 
@@ -171,20 +177,27 @@ def current_model(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-_WAITING = """
+_UNSCORED = "SELECT feedback_id, text FROM feedback ANTI JOIN scored_feedback USING (feedback_id)"
+_TO_RESCORE = """
     SELECT feedback_id, text FROM feedback
-    WHERE feedback_id NOT IN (SELECT feedback_id FROM scored_feedback WHERE model_version = $version)
-      AND (coalesce(created_at, received_at) >= $since
-           OR feedback_id NOT IN (SELECT feedback_id FROM scored_feedback))
+    SEMI JOIN scored_feedback USING (feedback_id)
+    ANTI JOIN (SELECT feedback_id FROM scored_feedback WHERE model_version = $version) USING (feedback_id)
+    WHERE coalesce(created_at, received_at) >= $since
 """
-NEVER = date(9999, 12, 31)
 
 
-def count_waiting(db: duckdb.DuckDBPyConnection, version: str, since: date | None = None) -> int:
+def _waiting(version: str, since: date | None) -> tuple[str, dict[str, Any]]:
+    """Rows that no model has scored yet, and with ``since`` those made since then that this version has not scored."""
+    if since is None:
+        return _UNSCORED, {}
+    return f"{_UNSCORED} UNION ALL {_TO_RESCORE}", {"version": version, "since": since}
+
+
+def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date | None = None) -> int:
     """How many rows are to be scored: those that no model has scored yet, and with ``since`` those made since then
     that this model version has not scored."""
-    query = f"SELECT count(*) FROM ({_WAITING})"
-    (count,) = db.execute(query, {"version": version, "since": since or NEVER}).fetchone() or (0,)
+    query, parameters = _waiting(version, since)
+    (count,) = db.execute(f"SELECT count(*) FROM ({query})", parameters).fetchone() or (0,)
     return int(count)
 
 
@@ -193,8 +206,9 @@ def waiting_texts(
 ) -> pa.RecordBatchReader:
     """Each distinct text to be scored, with the ids of its rows (``ids``) and, where this model version has scored the
     same text before, the ``probabilities`` and ``truncated`` of then. Streams; read it before using ``db`` again."""
+    waiting, parameters = _waiting(version, since)
     query = f"""
-        WITH waiting AS ({_WAITING}),
+        WITH waiting AS ({waiting}),
         texts AS (
             SELECT text, list(feedback_id ORDER BY feedback_id) AS ids FROM waiting GROUP BY text
         ),
@@ -206,7 +220,7 @@ def waiting_texts(
         )
         SELECT text, ids, probabilities, truncated FROM texts LEFT JOIN known USING (text)
     """
-    return db.sql(query, params={"version": version, "since": since or NEVER}).to_arrow_reader(rows_per_batch)
+    return db.sql(query, params={**parameters, "version": version}).to_arrow_reader(rows_per_batch)
 
 
 def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Table) -> int:
@@ -241,7 +255,7 @@ def churn(db: duckdb.DuckDBPyConnection, version: str) -> list[dict[str, Any]]:
 
     Keys: before, after (emotions), n, newly_unsure (rows that now abstain), newly_sure.
     """
-    return fetch(
+    changes: list[dict[str, Any]] = fetch(
         db,
         """
         WITH mine AS (SELECT * FROM scored_feedback WHERE model_version = $version),
@@ -259,3 +273,62 @@ def churn(db: duckdb.DuckDBPyConnection, version: str) -> list[dict[str, Any]]:
         """,
         {"version": version},
     ).to_pylist()
+    return changes
+
+
+def table_rows(db: duckdb.DuckDBPyConnection, table: str, rows_per_batch: int) -> pa.RecordBatchReader:
+    """All rows of a table. Streams; read it before using ``db`` again."""
+    return db.sql(f'SELECT * FROM "{table}"').to_arrow_reader(rows_per_batch)
+
+
+def score_rows(db: duckdb.DuckDBPyConnection, rows_per_batch: int) -> pa.RecordBatchReader:
+    """Each scored row with its text and its newest score, as a person wants it. Streams; read it before using ``db``
+    again."""
+    query = """
+        SELECT f.feedback_id, f.created_at, f.received_at, f.text, s.emotion, s.confidence, s.status, s.model_version,
+            s.scored_at, f.attributes
+        FROM latest_scores s JOIN feedback f USING (feedback_id)
+    """
+    return db.sql(query).to_arrow_reader(rows_per_batch)
+
+
+def feedback_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """What the UI shows of the table ``feedback``: rows, columns, rejects by reason, the newest rows."""
+    (rows,) = db.execute("SELECT count(*) FROM feedback").fetchone() or (0,)
+    return {
+        "rows": int(rows),
+        "columns": _columns(db, "feedback"),
+        "rejects": fetch(
+            db, "SELECT reason_code, count(*) AS n FROM feedback_rejects GROUP BY ALL ORDER BY n DESC, reason_code"
+        ).to_pylist(),
+        "newest": fetch(
+            db,
+            """
+            SELECT feedback_id, text[:120] AS text, received_at, attributes[:120] AS attributes
+            FROM feedback ORDER BY received_at DESC, row_number DESC LIMIT 5
+            """,
+        ).to_pylist(),
+    }
+
+
+def score_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """What the UI shows of the table ``scored_feedback``: rows, columns, emotions by newest score, the open queue."""
+    (rows,) = db.execute("SELECT count(*) FROM scored_feedback").fetchone() or (0,)
+    (in_review,) = db.execute("SELECT count(*) FROM review_queue WHERE label IS NULL").fetchone() or (0,)
+    return {
+        "rows": int(rows),
+        "columns": _columns(db, "scored_feedback"),
+        "in_review": int(in_review),
+        "emotions": fetch(
+            db,
+            """
+            SELECT emotion, count(*) AS n, avg(confidence) AS mean_confidence,
+                count(*) FILTER (status = 'abstain') AS abstained
+            FROM latest_scores GROUP BY ALL ORDER BY n DESC, emotion
+            """,
+        ).to_pylist(),
+    }
+
+
+def _columns(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    return {name: kind.lower() for name, kind, *_ in db.execute(f'DESCRIBE "{table}"').fetchall()}

@@ -1,0 +1,250 @@
+"""The paper's recipe on one small checkpoint: this project beside LLaMA-Factory 0.9.5, on the CPU.
+
+Both sides train the same randomly initialised 7M Llama on the same 2,000 rows: LoRA rank 8 on all linear layers, lr
+5e-5, cosine, 20 rows a step, one epoch. LLaMA-Factory runs in its own environment, in two configurations: as published
+(5 x 4, gradient checkpointing) and at its best (20 x 1 or 5 x 4 without gradient checkpointing). Runs are interleaved;
+the table gives medians.
+
+    python3 -m venv /tmp/lf-venv
+    /tmp/lf-venv/bin/pip install llamafactory==0.9.5 'transformers<=5.6' torch==2.13.0
+    LLAMAFACTORY_PYTHON=/tmp/lf-venv/bin/python python benchmarks/train_vs_llamafactory.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from emotion_assets.ml.datasets import load_dataset
+from emotion_assets.ml.tokens import write_tokens
+from emotion_assets.ml.train import TrainingJob, stored_input
+from emotion_assets.settings import DatasetSettings, Lora, Training, TransformerModel
+from emotion_assets.store import Store
+
+LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
+INSTRUCTION = "Do emotion classification for data in the following text."
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "emotion"
+VOCABULARY, VALIDATION_ROWS = 8000, 20
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + "
+    "m['content'] + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: rows per second between the first and last report, whole-process seconds, peak memory in MB."""
+
+    rows_per_second: float
+    seconds: float
+    peak_mb: float
+    tokens_per_row: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--only-ours", action="store_true", help="skip LLaMA-Factory")
+    options = parser.parse_args()
+    peer = os.environ.get("LLAMAFACTORY_PYTHON")
+    if not peer and not options.only_ours:
+        print("LLAMAFACTORY_PYTHON is not set: measuring this project alone. To make the peer's environment:\n" + __doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case(Path(folder), options.rows, options.epochs)
+        runs: dict[str, list[Measured]] = {}
+        for _ in range(options.repeats):
+            if peer and not options.only_ours:
+                runs.setdefault("LLaMA-Factory, as published (5 x 4)", []).append(case.peer(peer, 5, 4, True))
+                runs.setdefault("LLaMA-Factory, 5 x 4, no checkpointing", []).append(case.peer(peer, 5, 4, False))
+                runs.setdefault("LLaMA-Factory, 20 x 1, no checkpointing", []).append(case.peer(peer, 20, 1, False))
+            for objective in ("instruction", "head"):
+                runs.setdefault(f"this project, {objective}", []).append(case.ours(objective))
+    print_table(runs)
+    return 0
+
+
+class Case:
+    """The checkpoint, tokenizer, rows and settings that both sides get."""
+
+    def __init__(self, folder: Path, rows: int, epochs: int) -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        self.folder, self.rows, self.epochs = folder, rows, epochs
+        source = str(REAL_DATA) if REAL_DATA.is_dir() else "sample"
+        splits = load_dataset(DatasetSettings(source=source), LABELS, 17).splits
+        train = splits["train"]
+        self.train = pd.concat([train] * (rows // len(train) + 1)).sample(n=rows, random_state=17, ignore_index=True)
+        tokenizer = _tokenizer(train["text"].tolist())
+        import torch
+
+        torch.manual_seed(17)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=256,
+                intermediate_size=688,
+                num_hidden_layers=4,
+                num_attention_heads=8,
+                num_key_value_heads=4,
+                max_position_embeddings=512,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+        self.store = Store(folder / "store")
+        with self.store.writing("base_models") as draft:
+            model.save_pretrained(draft.path)
+            tokenizer.save_pretrained(draft.path)
+            info = {"origin": "random", "vocab_size": len(tokenizer), "model_type": "llama"}
+            self.base = draft.finish(info)
+        few = splits["validation"].head(VALIDATION_ROWS)
+        frames = {"train": self.train, "validation": few, "test": few}
+        with self.store.writing("tokens") as draft:
+            write_tokens(draft.path, tokenizer, frames, LABELS, 512, INSTRUCTION)
+            self.tokens = draft.finish({})
+        data = folder / "peer-data"
+        data.mkdir()
+        rows_out = [
+            {"instruction": INSTRUCTION, "input": row.text, "output": row.label} for row in self.train.itertuples()
+        ]
+        (data / "emotion.json").write_text(json.dumps(rows_out), encoding="utf-8")
+        (data / "dataset_info.json").write_text(json.dumps({"emotion": {"file_name": "emotion.json"}}))
+
+    def ours(self, objective: str) -> Measured:
+        model = TransformerModel(
+            method="lora",
+            base="tiny",
+            objective=objective,
+            pooling="last",
+            lora=Lora(rank=8, alpha=16),
+            training=Training(batch_size=5, gradient_accumulation=4, epochs=self.epochs, keep="last"),
+        )
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            here = Path(name)
+            (here / "target").mkdir()
+            job = TrainingJob(
+                kind="transformer",
+                name=objective,
+                settings=model.model_dump(mode="json"),
+                labels=list(LABELS),
+                seed=17,
+                inputs={"base": stored_input(self.base), "tokens": stored_input(self.tokens)},
+                target=str(here / "target"),
+                checkpoints=str(here / "checkpoints"),
+                result=str(here / "result.json"),
+            )
+            (here / "job.json").write_text(job.to_json(), encoding="utf-8")
+            seconds, peak = _run([sys.executable, "-m", "emotion_assets.ml.train", str(here / "job.json")], here)
+            result = json.loads((here / "result.json").read_text(encoding="utf-8"))
+        return Measured(result["curve"]["rows_per_second"], seconds, peak, 0.0)
+
+    def peer(self, python: str, batch_size: int, accumulation: int, checkpointing: bool) -> Measured:
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            here = Path(name)
+            settings = {
+                "model_name_or_path": str(self.base.path),
+                "stage": "sft",
+                "do_train": True,
+                "finetuning_type": "lora",
+                "lora_rank": 8,
+                "lora_alpha": 16,
+                "lora_target": "all",
+                "dataset": "emotion",
+                "dataset_dir": str(self.folder / "peer-data"),
+                "template": "llama3",
+                "cutoff_len": 512,
+                "output_dir": str(here / "out"),
+                "per_device_train_batch_size": batch_size,
+                "gradient_accumulation_steps": accumulation,
+                "learning_rate": 5e-5,
+                "num_train_epochs": self.epochs,
+                "lr_scheduler_type": "cosine",
+                "flash_attn": "sdpa",
+                "use_cpu": True,
+                "disable_gradient_checkpointing": not checkpointing,
+                "logging_steps": 5,
+                "save_strategy": "no",
+                "report_to": "none",
+                "seed": 17,
+                "overwrite_cache": True,
+                "dataloader_num_workers": 0,
+            }
+            (here / "train.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+            command = [python, "-c", "from llamafactory.cli import main; main()", "train", str(here / "train.yaml")]
+            seconds, peak = _run(command, here)
+            state = json.loads((here / "out" / "train_results.json").read_text(encoding="utf-8"))
+        return Measured(state["train_samples_per_second"], seconds, peak, 0.0)
+
+
+def _tokenizer(texts: list[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*texts, INSTRUCTION, *LABELS], trainer=trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        pad_token="<|end_of_text|>",
+        model_max_length=512,
+    )
+    fast.chat_template = CHAT
+    return fast
+
+
+def _run(command: list[str], folder: Path) -> tuple[float, float]:
+    """Seconds and peak resident memory in MB of a whole process."""
+    environ = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+    with (folder / "log.txt").open("w+", encoding="utf-8") as log:
+        started = time.monotonic()
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            raise SystemExit(f"{' '.join(command[:4])} ended with {process.returncode}:\n{log.read()[-3000:]}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def print_table(runs: dict[str, list[Measured]]) -> None:
+    def median(name: str, what: str) -> float:
+        return statistics.median(getattr(run, what) for run in runs[name])
+
+    peers = [name for name in runs if name.startswith("LLaMA")]
+    best = max((median(name, "rows_per_second") for name in peers), default=0.0)
+    print(f"{'ratio':>6}  {'rows/s':>7}  {'process s':>9}  {'peak MB':>7}  run")
+    for name in runs:
+        rate = median(name, "rows_per_second")
+        ratio = f"{rate / best:.2f}" if best else "-"
+        print(f"{ratio:>6}  {rate:>7.1f}  {median(name, 'seconds'):>9.1f}  {median(name, 'peak_mb'):>7.0f}  {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

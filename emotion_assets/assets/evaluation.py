@@ -1,0 +1,193 @@
+"""Group ``evaluation``: predictions of every model, the evaluation tables with their page, and the champion."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.assets import display
+from emotion_assets.assets.errors import plain_errors
+from emotion_assets.assets.keys import CHAMPION, RAW_DATASET, model_key, predictions_key
+from emotion_assets.automation import follow_inputs
+from emotion_assets.resources import WAREHOUSE_POOL, Workspace
+from emotion_assets.settings import Settings
+from emotion_assets.store import StoredFolder, fingerprint
+
+GROUP, OWNER = "evaluation", "team:ml"
+
+
+def evaluation_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    return [*(_predictions(name) for name in settings.models), _evaluation_table(settings), champion_model]
+
+
+def _predictions(name: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=predictions_key(name),
+        deps=[model_key(name), RAW_DATASET],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "parquet"},
+        code_version="1",
+        automation_condition=follow_inputs(),
+        description=f"Class probabilities of {name} for every row of validation and test.",
+    )
+    @plain_errors
+    def predictions(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.ml.predictions import predict
+
+        store = workspace.store
+        folder = predict(name, store.current(model_key(name)), store.current(RAW_DATASET), store)
+        workspace.publish(predictions_key(name), "predictions", folder)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(folder.digest),
+            metadata={
+                **display.rows(sum(folder.info["rows"].values())),
+                **display.columns({"label": "int16", "probabilities": "list<float32>"}),
+                "accuracy": display.table(split_accuracies(folder)),
+                "texts per second": folder.info["texts_per_second"],
+                "model version": folder.info["model_digest"][:12],
+                "path": dg.MetadataValue.path(folder.path),
+            },
+        )
+
+    return predictions
+
+
+def split_accuracies(predictions: StoredFolder) -> list[dict[str, Any]]:
+    from emotion_assets.ml.predictions import SCORED_SPLITS, read_predictions
+
+    right = {split: read_predictions(predictions, split).right for split in SCORED_SPLITS}
+    return [{"split": split, "rows": len(r), "accuracy": float(r.mean())} for split, r in right.items()]
+
+
+def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["evaluation_table"],
+        deps=[*(predictions_key(name) for name in settings.models), "class_balance_report"],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "duckdb"},
+        code_version="1",
+        pool=WAREHOUSE_POOL,
+        automation_condition=follow_any_predictions(),
+        description=(
+            "Every model on the same rows: accuracy, F1, calibration, confusion, cost and paired differences, with 95% "
+            "intervals, in DuckDB and as a page."
+        ),
+    )
+    @plain_errors
+    def evaluation_table(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.evaluation.tables import evaluate_all
+        from emotion_assets.pages.evaluation import write_evaluation_page
+
+        outcome = evaluate_all(workspace.settings, workspace.store, workspace.warehouse, context.run_id, _now())
+        for name, why in outcome.missing.items():
+            context.log.warning(f"{name} is not evaluated: {why}")
+        page = write_evaluation_page(workspace.settings, workspace.store, workspace.warehouse)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(fingerprint(outcome.keys)),
+            metadata={
+                **display.rows(len(outcome.leaderboard)),
+                "leaderboard": display.table(short_leaderboard(outcome.leaderboard)),
+                "new evaluations": outcome.added,
+                "not evaluated": dg.MetadataValue.json(outcome.missing),
+                "page": dg.MetadataValue.url(page.as_uri()),
+                "path": dg.MetadataValue.path(page),
+            },
+        )
+
+    return evaluation_table
+
+
+def follow_any_predictions() -> dg.AutomationCondition[dg.AssetKey]:
+    """As ``follow_inputs``, but a model that was never trained here does not keep the others from being compared."""
+    some_predictions = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing()).allow(
+        dg.AssetSelection.groups(GROUP)
+    )
+    rule: Any = follow_inputs()  # "without" is of conditions joined by "and", a class that dagster does not export
+    followed: dg.AutomationCondition[dg.AssetKey] = rule.without(~dg.AutomationCondition.any_deps_missing())
+    return followed & some_predictions
+
+
+def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": row["model"],
+            "version": row["model_version"],
+            "accuracy": row["accuracy"],
+            "95% interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
+            "macro F1": row["macro_f1"],
+            "calibration error": row["ece"],
+            "parameters": row["total_parameters"],
+            "texts/s": row["texts_per_second"],
+            "dataset": row["dataset"],
+        }
+        for row in rows
+        if row["comparable"]
+    ]
+
+
+class ChampionConfig(dg.Config):
+    """All off: the rule decides. A pin or a rollback holds until ``unpin``."""
+
+    pin: str = ""
+    """A model of the profile, or a model version that was evaluated: it becomes the champion."""
+    rollback: bool = False
+    """The champion before the present one becomes the champion again."""
+    unpin: bool = False
+    """Let the rule decide again."""
+
+
+@dg.asset(
+    key=CHAMPION,
+    deps=["evaluation_table"],
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "duckdb"},
+    code_version="1",
+    pool=WAREHOUSE_POOL,
+    automation_condition=follow_inputs(),
+    description="The model version that scores feedback, chosen on validation, and why. Config: pin, rollback, unpin.",
+)
+@plain_errors
+def champion_model(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
+) -> dg.MaterializeResult[None]:
+    from emotion_assets.evaluation.champion import Wish, choose_champion
+
+    wish = Wish(config.pin, config.rollback, config.unpin)
+    settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
+    decision, folder = choose_champion(settings, store, warehouse, wish, context.run_id, _now())
+    workspace.publish(CHAMPION, "models", folder)
+    context.log.info(f"{decision['action']}: {decision['reason']}")
+    return dg.MaterializeResult(data_version=dg.DataVersion(folder.digest), metadata=decision_metadata(decision))
+
+
+def decision_metadata(decision: Mapping[str, Any]) -> dict[str, Any]:
+    import json
+
+    numbers = [
+        {key: entry[key] for key in ("model", "model_version", "accuracy", "difference", "qualifies", "why")}
+        for entry in json.loads(decision["numbers"])
+    ]
+    return {
+        "champion": decision["model"],
+        "version": decision["model_version"],
+        "action": decision["action"],
+        "pinned": decision["pinned"],
+        "reason": decision["reason"],
+        "predecessor": f"{decision['predecessor_model']} {decision['predecessor_version']}"
+        if decision["predecessor_model"]
+        else "none",
+        "decided at": decision["decided_at"].isoformat(),
+        "candidates on validation": display.table(numbers),
+    }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,114 @@
+"""Asset checks: what must hold before anything downstream runs, and what a person should be warned of.
+
+A blocking check that fails stops the assets downstream of it in the same run; later runs wait for it through the
+automation condition. One step checks one group, so that checks cost few processes. Does not belong here: how a defect
+is found (``ml.problems``, ``ml.balance``) or a figure computed (``ml.metrics``).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.assets import display
+from emotion_assets.assets.keys import RAW_DATASET, predictions_key
+from emotion_assets.resources import Workspace
+from emotion_assets.settings import Settings
+
+EVALUATION_TABLE = ["evaluation_table"]
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+SHOWN = 20
+
+
+def asset_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+    return [dataset_checks, _predictions_checks(settings), evaluation_checks]
+
+
+def _spec(key: Sequence[str], name: str, description: str, blocking: bool = False) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name, asset=dg.AssetKey(key), description=description, blocking=blocking)
+
+
+def _result(
+    key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]], severity: dg.AssetCheckSeverity
+) -> dg.AssetCheckResult:
+    """Passed when there are no problems; the first ones are shown."""
+    shown = {"problems": display.table(problems[:SHOWN])} if problems else {}
+    return dg.AssetCheckResult(
+        passed=not problems,
+        check_name=name,
+        asset_key=dg.AssetKey(key),
+        severity=severity,
+        metadata={"found": len(problems), **shown},
+    )
+
+
+@dg.multi_asset_check(
+    name="dataset_checks",
+    specs=[
+        _spec(RAW_DATASET, "schema", "Each split has rows and just the columns text and label, both strings.", True),
+        _spec(RAW_DATASET, "labels", "Train has exactly the labels of the profile; no split has others.", True),
+        _spec(RAW_DATASET, "no_empty_text", "Every row has a text.", True),
+        _spec(RAW_DATASET, "no_overlap", "No two splits share a text, case and punctuation ignored."),
+        _spec(RAW_DATASET, "no_conflicting_labels", "Copies of a text in a split carry the same label."),
+        _spec(
+            RAW_DATASET, "no_drift_of_shares", "Label shares of validation and test are those of train, but for chance."
+        ),
+    ],
+)
+def dataset_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
+    from emotion_assets.ml import problems
+    from emotion_assets.ml.datasets import read_splits
+
+    folder, labels = workspace.store.current(RAW_DATASET), workspace.settings.labels
+    broken = problems.schema_problems(folder)
+    yield _result(RAW_DATASET, "schema", broken, ERROR)
+    splits = None if broken else read_splits(folder)
+    for name, find, severity in (
+        ("labels", lambda: problems.label_problems(splits, labels), ERROR),
+        ("no_empty_text", lambda: problems.empty_texts(splits), ERROR),
+        ("no_overlap", lambda: problems.overlap_problems(splits), WARN),
+        ("no_conflicting_labels", lambda: problems.conflict_problems(splits), WARN),
+        ("no_drift_of_shares", lambda: problems.drift_problems(splits, labels), WARN),
+    ):
+        found = [{"problem": "cannot be checked: the schema is broken"}] if broken else find()
+        yield _result(RAW_DATASET, name, found, severity)
+
+
+def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
+    what = "One probability distribution over the dataset's labels for every row of validation and test."
+
+    @dg.multi_asset_check(
+        name="predictions_checks",
+        specs=[_spec(predictions_key(name), "distributions", what, blocking=True) for name in settings.models],
+        can_subset=True,
+    )
+    def predictions_checks(
+        context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> Iterator[dg.AssetCheckResult]:
+        from emotion_assets.ml.problems import prediction_problems
+
+        dataset = workspace.store.current(RAW_DATASET)
+        for check in sorted(context.selected_asset_check_keys):
+            key = check.asset_key.path
+            yield _result(key, check.name, prediction_problems(workspace.store.current(key), dataset), ERROR)
+
+    return predictions_checks
+
+
+@dg.multi_asset_check(
+    name="evaluation_checks",
+    specs=[
+        _spec(
+            EVALUATION_TABLE, "same_rows", "The models compared were measured on the current validation and test.", True
+        ),
+        _spec(EVALUATION_TABLE, "every_model", "Every model of the profile is evaluated."),
+        _spec(EVALUATION_TABLE, "better_than_a_guess", "Every model beats naming the most frequent label."),
+        _spec(EVALUATION_TABLE, "no_class_collapses", "No model has a label that it hardly ever recognises."),
+    ],
+)
+def evaluation_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
+    from emotion_assets.evaluation.review import evaluation_problems
+
+    found = evaluation_problems(workspace.settings, workspace.store, workspace.warehouse)
+    for name, problems in found.items():
+        yield _result(EVALUATION_TABLE, name, problems, ERROR if name == "same_rows" else WARN)

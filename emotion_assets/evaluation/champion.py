@@ -1,0 +1,197 @@
+"""Choose the champion and record why: the rule of ``ml.champion`` applied to what the tables hold.
+
+The decision in DuckDB is the truth; the pointer in the store follows it. A crash between the two heals with the next
+run, which comes to the same decision and moves the pointer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from emotion_assets.assets.keys import RAW_DATASET, model_key, predictions_key
+from emotion_assets.evaluation.figures import Circumstances, EvaluationRows, evaluate_model
+from emotion_assets.ml.champion import Candidate, Decision, champion_before, decide
+from emotion_assets.ml.predictions import predict
+from emotion_assets.settings import Settings, UserError
+from emotion_assets.store import Store, StoredFolder, fingerprint
+from emotion_assets.warehouse.database import Warehouse
+from emotion_assets.warehouse.evaluation import (
+    add_decision,
+    add_evaluations,
+    champion_decisions,
+    evaluations_on,
+    model_versions,
+)
+
+Row = dict[str, Any]
+
+
+class ChampionError(UserError):
+    """A champion that cannot be chosen as asked."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asks for: ``pin`` a model or version, ``rollback``, or ``unpin``; all off lets the rule decide."""
+
+    pin: str = ""
+    rollback: bool = False
+    unpin: bool = False
+
+
+def choose_champion(
+    settings: Settings, store: Store, warehouse: Warehouse, wish: Wish, run_id: str, now: datetime
+) -> tuple[Row, StoredFolder]:
+    """The decision that is in force now, recorded, and the champion's folder. A pin or rollback holds until unpinned.
+
+    Raises:
+        ChampionError: wishes that exclude each other, an unknown pin, nothing to roll back to, or no candidate.
+        StoreError: the folder of the model that is wished for is not in the store any more.
+    """
+    if [bool(wish.pin), wish.rollback, wish.unpin].count(True) > 1:
+        raise ChampionError("champion_model: pin, rollback and unpin exclude each other; give one of them")
+    with warehouse.reading() as db:
+        history, versions = champion_decisions(db), model_versions(db)
+    last = history[-1] if history else None
+    if wish.pin:
+        made = _pinned(settings, store, versions, wish.pin)
+    elif wish.rollback:
+        made = _rolled_back(store, versions, history)
+    elif last and last["pinned"] and not wish.unpin:
+        return last, store.open("models", last["model_digest"])
+    else:
+        made = _decided(settings, store, warehouse, last, Circumstances(settings.profile, _dataset(store), run_id, now))
+    folder = store.open("models", made["model_digest"])
+    if last and last["evidence"] == made["evidence"]:
+        return last, folder
+    predecessor = {
+        f"predecessor_{part}": last[f"model_{part}" if part != "model" else part] if last else None
+        for part in ("model", "version", "digest")
+    }
+    row = {"decided_at": now, "run_id": run_id, **predecessor, **made}
+    with warehouse.writing() as db:
+        add_decision(db, row)
+    return row, folder
+
+
+def _pinned(settings: Settings, store: Store, versions: Sequence[Row], pin: str) -> Row:
+    if pin in settings.models:
+        model, folder = pin, store.current(model_key(pin))
+    else:
+        found = [row for row in versions if pin in (row["model_version"], row["model_digest"])]
+        if not found:
+            known = ", ".join([*settings.models, *sorted({row["model_version"] for row in versions})])
+            raise ChampionError(f"champion_model: pin {pin!r} is no model or version; use one of {known}")
+        model, folder = found[0]["model"], store.open("models", found[0]["model_digest"])
+    return _wished("pinned", model, folder, f"pinned to {model} by run config; holds until unpin")
+
+
+def _rolled_back(store: Store, versions: Sequence[Row], history: Sequence[Row]) -> Row:
+    digest = champion_before([(row["action"], row["model_digest"]) for row in history])
+    if digest is None:
+        raise ChampionError("champion_model: there is no earlier champion to roll back to; pin a model instead")
+    model = next(row["model"] for row in reversed(history) if row["model_digest"] == digest)
+    reason = f"rolled back from {history[-1]['model']} to {model} by run config; holds until unpin"
+    made = _wished("rolled_back", model, store.open("models", digest), reason)
+    return made | {"evidence": fingerprint("rolled_back", len(history))}
+
+
+def _wished(action: str, model: str, folder: StoredFolder, reason: str) -> Row:
+    return {
+        "action": action,
+        "pinned": True,
+        "model": model,
+        "model_version": folder.version,
+        "model_digest": folder.digest,
+        "split_fingerprint": None,
+        "reason": reason,
+        "numbers": "[]",
+        "evidence": fingerprint(action, folder.digest),
+    }
+
+
+def _decided(
+    settings: Settings, store: Store, warehouse: Warehouse, last: Row | None, circumstances: Circumstances
+) -> Row:
+    """The rule's decision among the newest version of each model of the profile, and the champion so far."""
+    fingerprint_here = circumstances.fingerprint("validation")
+    current = _current_versions(settings, store)
+    with warehouse.reading() as db:
+        rows = evaluations_on(db, "validation", fingerprint_here)
+    candidates = [_candidate(row) for row in rows if current.get(row["model"]) == row["model_version"]]
+    if not candidates:
+        raise ChampionError(
+            "champion_model: no model is evaluated on the current validation rows; materialise evaluation_table"
+        )
+    incumbent, remark = None, ""
+    if last is not None:
+        known = [row for row in rows if row["model_version"] == last["model_version"]]
+        try:
+            row = known[0] if known else _evaluate_incumbent(settings, store, warehouse, last, circumstances)
+            incumbent = _candidate(row)
+        except UserError as error:
+            remark = f" (the champion so far cannot be measured on these rows: {error})"
+    decision = decide(candidates, incumbent, settings.evaluation)
+    return _as_row(decision, settings, fingerprint_here, candidates, remark)
+
+
+def _as_row(
+    decision: Decision, settings: Settings, split_fingerprint: str, candidates: Sequence[Candidate], remark: str
+) -> Row:
+    measured = sorted((c.model, c.model_version, c.accuracy) for c in candidates)
+    chosen = decision.chosen
+    return {
+        "action": decision.action,
+        "pinned": False,
+        "model": chosen.model,
+        "model_version": chosen.model_version,
+        "model_digest": chosen.model_digest,
+        "split_fingerprint": split_fingerprint,
+        "reason": decision.reason + remark,
+        "numbers": json.dumps([verdict.as_dict() for verdict in decision.verdicts]),
+        "evidence": fingerprint(chosen.model_digest, split_fingerprint, measured, settings.evaluation.model_dump()),
+    }
+
+
+def _evaluate_incumbent(
+    settings: Settings, store: Store, warehouse: Warehouse, last: Row, circumstances: Circumstances
+) -> Row:
+    """Measure a champion that the current predictions do not cover: retrained or removed since, on new rows."""
+    model = store.open("models", last["model_digest"])
+    predictions = predict(last["model"], model, circumstances.dataset, store)
+    rows = EvaluationRows()
+    evaluate_model(last["model"], settings.models.get(last["model"]), predictions, model, circumstances, rows)
+    with warehouse.writing() as db:
+        add_evaluations(db, **vars(rows))
+    with warehouse.reading() as db:
+        found = evaluations_on(db, "validation", circumstances.fingerprint("validation"))
+    return next(row for row in found if row["model_version"] == last["model_version"])
+
+
+def _current_versions(settings: Settings, store: Store) -> dict[str, str]:
+    """The model version that the current predictions of each model of the profile come from."""
+    keys = {name: predictions_key(name) for name in settings.models}
+    return {
+        name: store.current(key, verify=False).info["model_digest"][:12] for name, key in keys.items() if store.has(key)
+    }
+
+
+def _candidate(row: Mapping[str, Any]) -> Candidate:
+    return Candidate(
+        model=row["model"],
+        model_version=row["model_version"],
+        model_digest=row["model_digest"],
+        split_fingerprint=row["split_fingerprint"],
+        accuracy=row["accuracy"],
+        macro_f1=row["macro_f1"],
+        total_parameters=row["total_parameters"] or 0,
+        recalls=row["recalls"] or {},
+    )
+
+
+def _dataset(store: Store) -> StoredFolder:
+    return store.current(RAW_DATASET)

@@ -1,0 +1,227 @@
+"""Scoring: the champion's answer for every row that has none, each batch of scores in one transaction.
+
+Belongs here: which texts are scored, in which batches, what status a score gets, which rows a person should see. Does
+not belong here: the model behind the answer (``ml.scoring``), what is SQL (``warehouse.feedback``).
+
+The texts to be scored are written to a nameless file first, each distinct text once with the ids of all its rows. So
+an identical text is computed once, the database is free while the model works, and memory does not grow with the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from emotion_assets.failpoints import failpoint
+from emotion_assets.feedback.champion import Answers, Calibration, Champion, calibrate
+from emotion_assets.settings import Settings, UserError
+from emotion_assets.store import Store
+from emotion_assets.warehouse.database import Warehouse, room_to_write
+from emotion_assets.warehouse.feedback import (
+    churn,
+    count_waiting,
+    current_model,
+    record_model,
+    store_scores,
+    waiting_texts,
+)
+
+SPOOL_ROWS = 256
+BATCH_CHARACTERS = 16_000_000
+
+
+@dataclass(frozen=True)
+class ScoringReport:
+    """What a scoring run did. ``computed`` texts went through the model; ``churn`` is as ``warehouse.feedback.churn``
+    gives it, empty unless history was rescored."""
+
+    model: str
+    model_version: str
+    threshold: float
+    rows: int
+    computed: int
+    statuses: dict[str, int]
+    churn: tuple[dict[str, Any], ...]
+
+
+def parse_rescore(value: str | None) -> date | None:
+    """``None`` for no rescoring, ``all``, or ``since YYYY-MM-DD``: the day from which on history is scored again.
+
+    Raises:
+        UserError: anything else.
+    """
+    if not value:
+        return None
+    if value == "all":
+        return date.min
+    word, _, day = value.partition(" ")
+    try:
+        if word != "since":
+            raise ValueError
+        return date.fromisoformat(day.strip())
+    except ValueError:
+        raise UserError(
+            f"rescore: {value!r} is not known; use all, or since and a day as in: since 2026-01-31"
+        ) from None
+
+
+def score_feedback(
+    settings: Settings,
+    store: Store,
+    warehouse: Warehouse,
+    run_id: str,
+    rescore: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ScoringReport:
+    """Score whatever no model has scored yet; with ``rescore`` also history that the champion has not scored.
+
+    Raises:
+        UserError: no champion yet, its predictions are missing, or ``rescore`` is not understood.
+        WarehouseError: the database cannot be used, or the disk is full; batches stored before stay stored.
+    """
+    since = parse_rescore(rescore)
+    calibration = calibrate(settings, store)
+    version = calibration.folder.version
+    _record_champion(warehouse, calibration)
+    statuses = {"ok": 0, "abstain": 0, "truncated": 0}
+    computed = stored = 0
+    with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
+        with warehouse.reading() as db:
+            total = count_waiting(db, version, since)
+            if total:
+                _spool(waiting_texts(db, version, since, SPOOL_ROWS), spool)
+        failpoint("scoring.spooled")
+        if total:
+            from emotion_assets.ml.scoring import load_scorer
+
+            champion = Champion(calibration, load_scorer(calibration.folder, store))
+            spool.seek(0)
+            for batch in _batches(pa.ipc.open_stream(spool), settings.feedback.batch_size):
+                answers, fresh = _answers(batch, champion)
+                computed += fresh
+                rows = _rows(batch, answers, champion, run_id)
+                queue = _queue(rows, settings.feedback.audit_share)
+                failpoint("scoring.mid_batch")
+                with warehouse.writing() as db:
+                    stored += store_scores(db, rows.drop(["text"]), queue)
+                    failpoint("scoring.stored")
+                for status, n in zip(*np.unique(rows["status"].to_numpy(), return_counts=True), strict=True):
+                    statuses[str(status)] += int(n)
+                progress(sum(statuses.values()), total)
+    changed: list[dict[str, Any]] = []
+    if since is not None:
+        with warehouse.reading() as db:
+            changed = churn(db, version)
+    return ScoringReport(calibration.model, version, calibration.threshold, stored, computed, statuses, tuple(changed))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Distinct texts; ``ids[i]`` are the rows with ``texts[i]``; ``known[i]`` its stored probabilities, if any."""
+
+    texts: list[str]
+    ids: list[list[str]]
+    known: list[list[float] | None]
+    truncated: list[bool | None]
+
+
+def _record_champion(warehouse: Warehouse, calibration: Calibration) -> None:
+    row = {
+        "model_version": calibration.folder.version,
+        "model": calibration.model,
+        "labels": list(calibration.labels),
+        "temperature": calibration.temperature,
+        "threshold": calibration.threshold,
+        "target_accuracy": calibration.target_accuracy,
+        "coverage": calibration.coverage,
+        "validation_rows": calibration.validation_rows,
+    }
+    with warehouse.reading() as db:
+        current = current_model(db)
+    if current is None or any(current[key] != value for key, value in row.items()):
+        with warehouse.writing() as db:
+            record_model(db, {**row, "recorded_at": datetime.now(UTC)})
+
+
+def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(spool, texts.schema, options=options) as stream:
+        for batch in texts:
+            stream.write_batch(batch)
+
+
+def _batches(texts: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
+    """Batches of at most ``size`` texts and about ``BATCH_CHARACTERS`` characters."""
+    batch, characters = _Batch([], [], [], []), 0
+    for part in texts:
+        columns = (part[name].to_pylist() for name in ("text", "ids", "probabilities", "truncated"))
+        for text, ids, known, truncated in zip(*columns, strict=True):
+            if batch.texts and (len(batch.texts) >= size or characters + len(text) > BATCH_CHARACTERS):
+                yield batch
+                batch, characters = _Batch([], [], [], []), 0
+            batch.texts.append(text)
+            batch.ids.append(ids)
+            batch.known.append(known)
+            batch.truncated.append(truncated)
+            characters += len(text)
+    if batch.texts:
+        yield batch
+
+
+def _answers(batch: _Batch, champion: Champion) -> tuple[Answers, int]:
+    """Answers for every text of the batch, and how many of them the model had to compute."""
+    new = [i for i, known in enumerate(batch.known) if known is None]
+    probabilities = np.zeros((len(batch.texts), len(champion.labels)), dtype=np.float32)
+    truncated = np.array([bool(value) for value in batch.truncated])
+    for i, known in enumerate(batch.known):
+        if known is not None:
+            probabilities[i] = known
+    if new:
+        computed = champion.answers([batch.texts[i] for i in new])
+        probabilities[new], truncated[new] = computed.probabilities, computed.truncated
+    return Answers(probabilities, truncated), len(new)
+
+
+def _rows(batch: _Batch, answers: Answers, champion: Champion, run_id: str) -> pa.Table:
+    """The rows of ``scored_feedback`` for a batch, with their text."""
+    emotions = np.array(champion.labels, dtype=object)[answers.probabilities.argmax(1)]
+    repeats = np.repeat(np.arange(len(batch.texts)), [len(ids) for ids in batch.ids])
+    flat = pa.array(answers.probabilities[repeats].ravel())
+    n = len(repeats)
+    return pa.table(
+        {
+            "feedback_id": pa.array([identity for ids in batch.ids for identity in ids], pa.string()),
+            "text": pa.array(batch.texts, pa.string()).take(pa.array(repeats)),
+            "model_version": pa.array([champion.calibration.folder.version] * n, pa.string()),
+            "emotion": pa.array(emotions[repeats], pa.string()),
+            "confidence": pa.array(answers.probabilities.max(1).astype(float)[repeats]),
+            "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(champion.labels)),
+            "status": pa.array(champion.statuses(answers)[repeats].astype(object), pa.string()),
+            "scored_at": pa.array([datetime.now(UTC)] * n, pa.timestamp("us", "UTC")),
+            "run_id": pa.array([run_id] * n, pa.string()),
+            "truncated": pa.array(answers.truncated[repeats]),
+        }
+    )
+
+
+def _queue(rows: pa.Table, audit_share: float) -> pa.Table:
+    """The rows a person should see: those the model was not sure of, and a sample drawn whatever it answered."""
+    audit = np.array([in_audit(identity, audit_share) for identity in rows["feedback_id"].to_pylist()])
+    unsure = rows["status"].to_numpy() == "abstain"
+    chosen = rows.select(["feedback_id", "text", "emotion", "confidence"])
+    chosen = chosen.append_column("reason", pa.array(np.where(unsure, "abstain", "audit").astype(object), pa.string()))
+    return chosen.append_column("audit", pa.array(audit)).filter(pa.array(audit | unsure))
+
+
+def in_audit(feedback_id: str, share: float) -> bool:
+    """Whether a row is in the random sample. The draw depends on the id alone, so a run that is repeated after a crash
+    draws the same rows."""
+    draw = int.from_bytes(hashlib.sha256(f"audit:{feedback_id}".encode()).digest()[:8], "big")
+    return draw < share * 2**64

@@ -1,0 +1,70 @@
+"""Is there anything to do? The question that the schedule and the sensor ask at every tick, without doing any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from emotion_assets.feedback.champion import CHAMPION
+from emotion_assets.feedback.inbox import InboxFile, Unavailable, list_inbox, sha256_of
+from emotion_assets.feedback.ledger import reading_fingerprint
+from emotion_assets.settings import Settings
+from emotion_assets.store import Store, fingerprint
+from emotion_assets.warehouse.database import Warehouse
+from emotion_assets.warehouse.feedback import count_waiting, is_settled, known_files
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a feedback run would find. ``hashes``: the sha256 of each file by what tells it unchanged, for the next
+    look. ``run_key``: equal for equal sets of new contents."""
+
+    new_files: tuple[str, ...]
+    unscored: int
+    summary: str
+    run_key: str
+    hashes: dict[str, str]
+
+    @property
+    def any(self) -> bool:
+        return bool(self.new_files or self.unscored)
+
+
+def look_for_work(
+    settings: Settings, store: Store, warehouse: Warehouse, now: float, hashes: Mapping[str, str]
+) -> Work:
+    """New files in the inbox and rows without a score. ``hashes`` is what an earlier look returned; a file of the
+    same name, size, times and inode is not read again to know its hash.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
+    reading = reading_fingerprint(settings.feedback)
+    with warehouse.reading() as db:
+        known = known_files(db)
+        unscored = count_waiting(db) if store.has(CHAMPION) else 0
+    remembered: dict[str, str] = {}
+    new: dict[str, str] = {}
+    left = 0
+    files = list_inbox(settings.inbox, settings.feedback.settle_seconds, now)
+    for file in files:
+        if file.problem is not None:
+            left += 1
+            continue
+        identity = _identity(file)
+        try:
+            sha256 = hashes.get(identity) or sha256_of(file)
+        except Unavailable:
+            left += 1
+            continue
+        remembered[identity] = sha256
+        if not is_settled(known, sha256, reading):
+            new[sha256] = file.name
+    summary = f"nothing new: {len(files) - left} files in {settings.inbox} are ingested, {left} left alone"
+    if not store.has(CHAMPION):
+        summary += "; no champion_model yet, so nothing is scored"
+    return Work(tuple(new.values()), unscored, summary, fingerprint(sorted(new), reading), remembered)
+
+
+def _identity(file: InboxFile) -> str:
+    return f"{file.name}|{file.size}|{file.mtime_ns}|{file.ctime_ns}|{file.inode}"

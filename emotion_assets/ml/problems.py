@@ -1,0 +1,101 @@
+"""What is wrong with a stored dataset or with stored predictions: lists of problems, empty when all is well.
+
+The loaders refuse bad input before it is stored; this looks again at what is stored, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emotion_assets.ml.balance import class_shares, find_duplicates, find_overlaps, find_shifts, labelled_rows
+from emotion_assets.ml.datasets import SPLITS
+from emotion_assets.ml.predictions import SCORED_SPLITS, read_predictions
+from emotion_assets.store import StoredFolder
+
+Problems = list[dict[str, Any]]
+DRIFT_P_VALUE = 0.01
+SUM_TOLERANCE = 1e-3
+STRINGS = (pa.string(), pa.large_string())
+
+
+def schema_problems(dataset: StoredFolder) -> Problems:
+    """Splits that are no Parquet file with rows and just the string columns text and label."""
+    problems = []
+    for split in SPLITS:
+        try:
+            table = pq.read_table(dataset.file(f"{split}.parquet"))
+        except (OSError, pa.ArrowException) as error:
+            problems.append({"split": split, "problem": f"not readable: {str(error).splitlines()[0]}"})
+            continue
+        found = {field.name: field.type for field in table.schema}
+        if set(found) != {"text", "label"} or not all(kind in STRINGS for kind in found.values()):
+            told = ", ".join(f"{name} {kind}" for name, kind in found.items())
+            problems.append({"split": split, "problem": f"columns are {told}, not text string, label string"})
+        elif not table.num_rows:
+            problems.append({"split": split, "problem": "no rows"})
+    return problems
+
+
+def label_problems(splits: Mapping[str, pd.DataFrame], labels: Sequence[str]) -> Problems:
+    """Labels that a split has beside those of the profile, and those of the profile that train has no row of."""
+    problems = [
+        {"split": split, "label": str(label), "rows": int(n), "problem": "is not in the profile"}
+        for split, frame in splits.items()
+        for label, n in frame["label"].value_counts(dropna=False).items()
+        if label not in labels
+    ]
+    absent = [label for label in labels if label not in set(splits["train"]["label"])]
+    return problems + [{"split": "train", "label": label, "rows": 0, "problem": "has no row"} for label in absent]
+
+
+def empty_texts(splits: Mapping[str, pd.DataFrame]) -> Problems:
+    """Rows (counted from 1) whose text is missing or blank."""
+    return [
+        {"split": split, "row": row, "label": label}
+        for split, frame in splits.items()
+        for row, (text, label) in enumerate(zip(frame["text"], frame["label"], strict=True), 1)
+        if not isinstance(text, str) or not text.strip()
+    ]
+
+
+def overlap_problems(splits: Mapping[str, pd.DataFrame]) -> Problems:
+    """Pairs of splits that share a text, normalised."""
+    return [o.model_dump() for o in find_overlaps(labelled_rows(splits)) if o.shared_normalised]
+
+
+def conflict_problems(splits: Mapping[str, pd.DataFrame]) -> Problems:
+    """Splits in which copies of a text, normalised, carry different labels."""
+    return [
+        {"split": d.split, "texts more than once": d.duplicated_normalised, "with conflicts": d.conflicting_normalised}
+        for d in find_duplicates(labelled_rows(splits))
+        if d.conflicting_normalised
+    ]
+
+
+def drift_problems(splits: Mapping[str, pd.DataFrame], labels: Sequence[str]) -> Problems:
+    """Splits whose label shares differ from train's by more than chance (chi-squared, p below 0.01)."""
+    shifts = find_shifts(class_shares(splits, labels))
+    return [shift.model_dump() for shift in shifts if shift.p_value < DRIFT_P_VALUE]
+
+
+def prediction_problems(predictions: StoredFolder, dataset: StoredFolder) -> Problems:
+    """Splits whose predictions are not one probability distribution over the dataset's labels per dataset row."""
+    problems = []
+    for split in SCORED_SPLITS:
+        part = read_predictions(predictions, split)
+        p = part.probabilities
+        if list(part.labels) != dataset.info["labels"]:
+            problems.append({"split": split, "problem": f"labels are {', '.join(part.labels)}"})
+        elif len(p) != dataset.info["rows"][split]:
+            problems.append(
+                {"split": split, "problem": f"{len(p)} rows, the dataset has {dataset.info['rows'][split]}"}
+            )
+        elif bad := int((~np.isfinite(p) | (p < 0)).any(1).sum() + (np.abs(p.sum(1) - 1) > SUM_TOLERANCE).sum()):
+            problems.append({"split": split, "problem": f"{bad} rows are not probabilities that sum to one"})
+    return problems
