@@ -11,7 +11,8 @@ READY := .venv/.installed
 demo: $(READY) $(DAGSTER_HOME)/dagster.yaml
 	@mkdir -p "$(EMOTION_HOME)/inbox"
 	@for file in data/sample/feedback/*; do cp -np "$$file" "$(EMOTION_HOME)/inbox/" 2>/dev/null || true; done
-	@$(BIN)/dagster asset materialize --select '*' -m emotion_assets.definitions
+	@$(BIN)/dagster asset materialize --select '*' -m emotion_assets.definitions \
+		--config-json '{"loggers": {"console": {}}}'
 	@$(BIN)/emotion-assets leaderboard
 	@echo
 	@echo "Next:"

@@ -25,7 +25,18 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    return [inbox_sensor]
+    return [inbox_sensor, automation_sensor()]
+
+
+def automation_sensor() -> dg.AutomationConditionSensorDefinition:
+    """What evaluates ``follow_inputs``; named here so that it runs without being switched on by hand."""
+    return dg.AutomationConditionSensorDefinition(
+        "follow_inputs_sensor",
+        target=dg.AssetSelection.all(),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description="Materialises analysis, tokens, predictions and evaluation after their inputs changed.",
+    )
 
 
 def _feedback_schedule(cron: str) -> dg.ScheduleDefinition:

@@ -16,28 +16,26 @@ from emotion_assets.resources import Workspace
 from emotion_assets.settings import Settings
 
 EVALUATION_TABLE = ["evaluation_table"]
-WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 SHOWN = 20
+BLOCKING = {"schema", "labels", "no_empty_text", "distributions", "same_rows"}
 
 
 def asset_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     return [dataset_checks, _predictions_checks(settings), evaluation_checks]
 
 
-def _spec(key: Sequence[str], name: str, description: str, blocking: bool = False) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(name, asset=dg.AssetKey(key), description=description, blocking=blocking)
+def _spec(key: Sequence[str], name: str, description: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name, asset=dg.AssetKey(key), description=description, blocking=name in BLOCKING)
 
 
-def _result(
-    key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]], severity: dg.AssetCheckSeverity
-) -> dg.AssetCheckResult:
+def _result(key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
     """Passed when there are no problems; the first ones are shown."""
     shown = {"problems": display.table(problems[:SHOWN])} if problems else {}
     return dg.AssetCheckResult(
         passed=not problems,
         check_name=name,
         asset_key=dg.AssetKey(key),
-        severity=severity,
+        severity=dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN,
         metadata={"found": len(problems), **shown},
     )
 
@@ -45,9 +43,9 @@ def _result(
 @dg.multi_asset_check(
     name="dataset_checks",
     specs=[
-        _spec(RAW_DATASET, "schema", "Each split has rows and just the columns text and label, both strings.", True),
-        _spec(RAW_DATASET, "labels", "Train has exactly the labels of the profile; no split has others.", True),
-        _spec(RAW_DATASET, "no_empty_text", "Every row has a text.", True),
+        _spec(RAW_DATASET, "schema", "Each split has rows and just the columns text and label, both strings."),
+        _spec(RAW_DATASET, "labels", "Train has exactly the labels of the profile; no split has others."),
+        _spec(RAW_DATASET, "no_empty_text", "Every row has a text."),
         _spec(RAW_DATASET, "no_overlap", "No two splits share a text, case and punctuation ignored."),
         _spec(RAW_DATASET, "no_conflicting_labels", "Copies of a text in a split carry the same label."),
         _spec(
@@ -56,22 +54,11 @@ def _result(
     ],
 )
 def dataset_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
-    from emotion_assets.ml import problems
-    from emotion_assets.ml.datasets import read_splits
+    from emotion_assets.ml.problems import dataset_problems
 
-    folder, labels = workspace.store.current(RAW_DATASET), workspace.settings.labels
-    broken = problems.schema_problems(folder)
-    yield _result(RAW_DATASET, "schema", broken, ERROR)
-    splits = None if broken else read_splits(folder)
-    for name, find, severity in (
-        ("labels", lambda: problems.label_problems(splits, labels), ERROR),
-        ("no_empty_text", lambda: problems.empty_texts(splits), ERROR),
-        ("no_overlap", lambda: problems.overlap_problems(splits), WARN),
-        ("no_conflicting_labels", lambda: problems.conflict_problems(splits), WARN),
-        ("no_drift_of_shares", lambda: problems.drift_problems(splits, labels), WARN),
-    ):
-        found = [{"problem": "cannot be checked: the schema is broken"}] if broken else find()
-        yield _result(RAW_DATASET, name, found, severity)
+    found = dataset_problems(workspace.store.current(RAW_DATASET), workspace.settings.labels)
+    for name, problems in found.items():
+        yield _result(RAW_DATASET, name, problems)
 
 
 def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
@@ -79,7 +66,7 @@ def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(
         name="predictions_checks",
-        specs=[_spec(predictions_key(name), "distributions", what, blocking=True) for name in settings.models],
+        specs=[_spec(predictions_key(name), "distributions", what) for name in settings.models],
         can_subset=True,
     )
     def predictions_checks(
@@ -90,7 +77,7 @@ def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
         dataset = workspace.store.current(RAW_DATASET)
         for check in sorted(context.selected_asset_check_keys):
             key = check.asset_key.path
-            yield _result(key, check.name, prediction_problems(workspace.store.current(key), dataset), ERROR)
+            yield _result(key, check.name, prediction_problems(workspace.store.current(key), dataset))
 
     return predictions_checks
 
@@ -98,9 +85,7 @@ def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
 @dg.multi_asset_check(
     name="evaluation_checks",
     specs=[
-        _spec(
-            EVALUATION_TABLE, "same_rows", "The models compared were measured on the current validation and test.", True
-        ),
+        _spec(EVALUATION_TABLE, "same_rows", "The models compared were measured on the current validation and test."),
         _spec(EVALUATION_TABLE, "every_model", "Every model of the profile is evaluated."),
         _spec(EVALUATION_TABLE, "better_than_a_guess", "Every model beats naming the most frequent label."),
         _spec(EVALUATION_TABLE, "no_class_collapses", "No model has a label that it hardly ever recognises."),
@@ -111,4 +96,4 @@ def evaluation_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.Ass
 
     found = evaluation_problems(workspace.settings, workspace.store, workspace.warehouse)
     for name, problems in found.items():
-        yield _result(EVALUATION_TABLE, name, problems, ERROR if name == "same_rows" else WARN)
+        yield _result(EVALUATION_TABLE, name, problems)

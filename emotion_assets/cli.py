@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from emotion_assets.resources import Workspace
 from emotion_assets.settings import UserError, load_settings
@@ -82,12 +83,13 @@ def doctor(
             console.print(line)
         return
     marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
-    missing = 0
-    for finding in examine(workspace.settings):
-        missing += finding.state == "missing"
-        console.print(f"{marks[finding.state]:<20} [bold]{finding.subject}[/]  ", end="")
-        console.print(finding.detail, markup=False, highlight=False)
-    if missing:
+    with console.status("looking"):
+        findings = list(examine(workspace.settings))
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        table.add_row(marks[finding.state], Text(finding.subject, style="bold", no_wrap=True), Text(finding.detail))
+    console.print(table)
+    if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
 
 

@@ -45,7 +45,9 @@ def _text(record: logging.LogRecord, meta: dict[str, Any]) -> str:
 
 def _wanted(record: logging.LogRecord) -> bool:
     event = _meta(record).get("dagster_event")
-    return record.levelno >= logging.INFO if event is None else event.event_type_value in SHOWN
+    if event is not None:
+        return event.event_type_value in SHOWN
+    return record.levelno >= logging.INFO and "[pipes]" not in record.getMessage()
 
 
 @dg.logger(description="One short line for each thing a person wants to know while a run goes on.")

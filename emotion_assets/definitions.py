@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from emotion_assets.assets.dataset import dataset_assets
 from emotion_assets.assets.evaluation import evaluation_assets
 from emotion_assets.assets.feedback import feedback_assets
 from emotion_assets.assets.models import model_assets
-from emotion_assets.automation import automation_sensor, schedules, sensors
+from emotion_assets.automation import feedback_job, schedules, sensors
 from emotion_assets.checks import asset_checks
 from emotion_assets.console import console_logger
 from emotion_assets.resources import Workspace
@@ -25,6 +26,7 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
         SettingsError: the profile or an override cannot be used.
     """
     settings = load_settings(overrides=overrides)
+    _share_cores(settings.parallel_steps)
     return dg.Definitions(
         assets=[
             *dataset_assets(settings),
@@ -34,11 +36,17 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
         ],
         asset_checks=asset_checks(settings),
         schedules=schedules(settings),
-        sensors=[automation_sensor(), *sensors(settings)],
+        sensors=sensors(settings),
+        jobs=[feedback_job],
         resources={"workspace": Workspace(settings)},
         executor=_executor(settings.parallel_steps),
         loggers={"console": console_logger},
     )
+
+
+def _share_cores(parallel_steps: int) -> None:
+    """Numeric libraries take every core each unless told; steps side by side would then slow each other many times."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel_steps)))
 
 
 def _executor(parallel_steps: int) -> dg.ExecutorDefinition:

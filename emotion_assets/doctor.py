@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from emotion_assets.settings import HubSource, Settings, UserError
+from emotion_assets.settings import FolderSource, HubSource, Settings, UserError
 
 State = Literal["ok", "note", "missing"]
 PACKAGES = ("dagster", "torch", "transformers", "peft", "datasets", "duckdb", "pandas", "pyarrow")
@@ -65,24 +65,19 @@ def _dataset(settings: Settings) -> Finding:
 
 
 def _checkpoints(settings: Settings) -> Iterator[Finding]:
-    from emotion_assets.ml.bases import check_checkpoint, require_gpu
-    from emotion_assets.ml.hub import hub_problem
+    from emotion_assets.ml.bases import check_checkpoint
+    from emotion_assets.ml.requirements import checkpoint_problems
 
     for name, base in settings.bases.items():
-        subject = f"base {name}"
-        try:
-            require_gpu(base, name)
-            if isinstance(base.source, HubSource):
-                problem = hub_problem(base.source.hub, base.source.revision, gated=base.source.gated)
-                state: State = "missing" if problem else "ok"
-                yield Finding(subject, state, f"{base.source.hub}: {problem or 'can be had'}")
-            elif hasattr(base.source, "folder"):
+        problems = checkpoint_problems(base)
+        detail = f"{base.source.hub}: can be had" if isinstance(base.source, HubSource) else "pre-trained here"
+        if isinstance(base.source, FolderSource):
+            detail = str(base.source.folder)
+            try:
                 check_checkpoint(base.source.folder)
-                yield Finding(subject, "ok", str(base.source.folder))
-            else:
-                yield Finding(subject, "ok", f"{base.source.build.model_type}, pre-trained here")
-        except UserError as error:
-            yield Finding(subject, "missing", str(error))
+            except UserError as error:
+                problems.append(str(error))
+        yield Finding(f"base {name}", "missing" if problems else "ok", "; ".join(problems) or detail)
 
 
 def _home(settings: Settings) -> Iterator[Finding]:

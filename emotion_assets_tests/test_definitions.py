@@ -35,7 +35,7 @@ GRAPH = {
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dg.AssetSpec]:
     defs = build_defs({"home": tmp_path_factory.mktemp("home")})
-    return {spec.key.to_user_string(): spec for spec in defs.get_all_asset_specs()}
+    return {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,7 +15,11 @@ Result = TypeVar("Result")
 
 
 def plain_errors(body: Callable[..., Result]) -> Callable[..., Result]:
-    """Turn a ``UserError`` of an asset body into a ``dagster.Failure`` that is not retried."""
+    """Turn a ``UserError`` of an asset body into a ``dagster.Failure`` that is not retried.
+
+    The body's annotations are evaluated here: Dagster reads them as they stand and takes no strings for ``context``.
+    """
+    body.__annotations__ = inspect.get_annotations(body, eval_str=True)
 
     @functools.wraps(body)
     def run(*args: object, **kwargs: object) -> Result:

@@ -85,7 +85,7 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
         from emotion_assets.evaluation.tables import evaluate_all
         from emotion_assets.pages.evaluation import write_evaluation_page
 
-        outcome = evaluate_all(workspace.settings, workspace.store, workspace.warehouse, context.run_id, _now())
+        outcome = evaluate_all(workspace.settings, workspace.store, workspace.warehouse, context.run.run_id, _now())
         for name, why in outcome.missing.items():
             context.log.warning(f"{name} is not evaluated: {why}")
         page = write_evaluation_page(workspace.settings, workspace.store, workspace.warehouse)
@@ -159,13 +159,16 @@ def champion_model(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
 ) -> dg.MaterializeResult[None]:
     from emotion_assets.evaluation.champion import Wish, choose_champion
+    from emotion_assets.pages.evaluation import write_evaluation_page
 
     wish = Wish(config.pin, config.rollback, config.unpin)
     settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
-    decision, folder = choose_champion(settings, store, warehouse, wish, context.run_id, _now())
-    workspace.publish(CHAMPION, "models", folder)
-    context.log.info(f"{decision['action']}: {decision['reason']}")
-    return dg.MaterializeResult(data_version=dg.DataVersion(folder.digest), metadata=decision_metadata(decision))
+    choice = choose_champion(settings, store, warehouse, wish, context.run.run_id, _now())
+    write_evaluation_page(settings, store, warehouse)
+    context.log.info(f"{choice.decision['action']}: {choice.decision['reason']}")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(choice.model.digest), metadata=decision_metadata(choice.decision)
+    )
 
 
 def decision_metadata(decision: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
     from emotion_assets.warehouse.feedback import feedback_totals
 
     settings = workspace.settings
-    report = ingest(settings.inbox, workspace.warehouse, settings.feedback, context.run_id, context.log.info)
+    report = ingest(settings.inbox, workspace.warehouse, settings.feedback, context.run.run_id, context.log.info)
     for file in report.left:
         context.log.warning(f"{file.name} is left alone: {file.why}")
     with workspace.warehouse.reading() as db:
@@ -93,7 +93,7 @@ def scored_feedback(
         workspace.settings,
         workspace.store,
         workspace.warehouse,
-        context.run_id,
+        context.run.run_id,
         config.rescore,
         lambda done, total: context.log.info(f"{done} of {total} rows scored"),
     )

@@ -57,7 +57,9 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
 def _resolved(workspace: Workspace, name: str) -> StoredFolder:
     """A base from the Hub or from a folder, stored."""
     from emotion_assets.ml.bases import resolve_checkpoint
+    from emotion_assets.ml.requirements import require_checkpoint
 
+    require_checkpoint(workspace.settings.bases[name], name)
     with workspace.store.writing("base_models") as draft:
         info = resolve_checkpoint(workspace.settings.bases[name], name, draft.path)
         folder = draft.finish(info)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from emotion_assets.assets.keys import RAW_DATASET, model_key, predictions_key
+from emotion_assets.assets.keys import CHAMPION, RAW_DATASET, model_key, predictions_key
 from emotion_assets.evaluation.figures import Circumstances, EvaluationRows, evaluate_model
 from emotion_assets.ml.champion import Candidate, Decision, champion_before, decide
 from emotion_assets.ml.predictions import predict
@@ -28,6 +28,7 @@ from emotion_assets.warehouse.evaluation import (
 )
 
 Row = dict[str, Any]
+CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]
 
 
 class ChampionError(UserError):
@@ -43,74 +44,95 @@ class Wish:
     unpin: bool = False
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The decision in force (a row of ``champion_decisions``), the champion, and its predictions on the dataset."""
+
+    decision: Row
+    model: StoredFolder
+    predictions: StoredFolder
+
+
 def choose_champion(
     settings: Settings, store: Store, warehouse: Warehouse, wish: Wish, run_id: str, now: datetime
-) -> tuple[Row, StoredFolder]:
-    """The decision that is in force now, recorded, and the champion's folder. A pin or rollback holds until unpinned.
+) -> Choice:
+    """Decide, record the decision if it is new, and move the pointers. A pin or rollback holds until unpinned.
+
+    The champion may be a version that its model's own predictions have moved on from, so its predictions get a pointer
+    of their own, ``CHAMPION_PREDICTIONS``.
 
     Raises:
         ChampionError: wishes that exclude each other, an unknown pin, nothing to roll back to, or no candidate.
-        StoreError: the folder of the model that is wished for is not in the store any more.
+        DataError: the model wished for does not know the dataset's labels.
+        StoreError: the folder of the model wished for is not in the store any more.
     """
     if [bool(wish.pin), wish.rollback, wish.unpin].count(True) > 1:
         raise ChampionError("champion_model: pin, rollback and unpin exclude each other; give one of them")
     with warehouse.reading() as db:
         history, versions = champion_decisions(db), model_versions(db)
+    circumstances = Circumstances(settings.profile, store.current(RAW_DATASET), run_id, now)
     last = history[-1] if history else None
-    if wish.pin:
+    if last and last["run_id"] == run_id:
+        made = last  # a step that is tried again must not roll back twice
+    elif wish.pin:
         made = _pinned(settings, store, versions, wish.pin)
     elif wish.rollback:
-        made = _rolled_back(store, versions, history)
+        made = _rolled_back(history)
     elif last and last["pinned"] and not wish.unpin:
-        return last, store.open("models", last["model_digest"])
+        made = last
     else:
-        made = _decided(settings, store, warehouse, last, Circumstances(settings.profile, _dataset(store), run_id, now))
-    folder = store.open("models", made["model_digest"])
+        made = _decided(settings, store, warehouse, last, circumstances)
+    model = store.open("models", made["model_digest"])
+    predictions = predict(made["model"], model, circumstances.dataset, store)
     if last and last["evidence"] == made["evidence"]:
-        return last, folder
-    predecessor = {
-        f"predecessor_{part}": last[f"model_{part}" if part != "model" else part] if last else None
-        for part in ("model", "version", "digest")
-    }
-    row = {"decided_at": now, "run_id": run_id, **predecessor, **made}
-    with warehouse.writing() as db:
-        add_decision(db, row)
-    return row, folder
+        decision = last
+    else:
+        decision = {"decided_at": now, "run_id": run_id, **_predecessor(last), **made}
+        with warehouse.writing() as db:
+            add_decision(db, decision)
+    store.point(CHAMPION_PREDICTIONS, "predictions", predictions)
+    store.point(CHAMPION, "models", model)
+    return Choice(decision, model, predictions)
+
+
+def _predecessor(last: Row | None) -> Row:
+    columns = {"model": "model", "version": "model_version", "digest": "model_digest"}
+    return {f"predecessor_{part}": last[column] if last else None for part, column in columns.items()}
 
 
 def _pinned(settings: Settings, store: Store, versions: Sequence[Row], pin: str) -> Row:
     if pin in settings.models:
-        model, folder = pin, store.current(model_key(pin))
+        model, digest = pin, store.current(model_key(pin), verify=False).digest
     else:
         found = [row for row in versions if pin in (row["model_version"], row["model_digest"])]
         if not found:
             known = ", ".join([*settings.models, *sorted({row["model_version"] for row in versions})])
             raise ChampionError(f"champion_model: pin {pin!r} is no model or version; use one of {known}")
-        model, folder = found[0]["model"], store.open("models", found[0]["model_digest"])
-    return _wished("pinned", model, folder, f"pinned to {model} by run config; holds until unpin")
+        model, digest = found[0]["model"], found[0]["model_digest"]
+    reason = f"pinned to {model} by run config; holds until unpin"
+    return _wished("pinned", model, digest, reason, fingerprint("pinned", digest))
 
 
-def _rolled_back(store: Store, versions: Sequence[Row], history: Sequence[Row]) -> Row:
+def _rolled_back(history: Sequence[Row]) -> Row:
     digest = champion_before([(row["action"], row["model_digest"]) for row in history])
     if digest is None:
         raise ChampionError("champion_model: there is no earlier champion to roll back to; pin a model instead")
     model = next(row["model"] for row in reversed(history) if row["model_digest"] == digest)
     reason = f"rolled back from {history[-1]['model']} to {model} by run config; holds until unpin"
-    made = _wished("rolled_back", model, store.open("models", digest), reason)
-    return made | {"evidence": fingerprint("rolled_back", len(history))}
+    return _wished("rolled_back", model, digest, reason, fingerprint("rolled_back", len(history)))
 
 
-def _wished(action: str, model: str, folder: StoredFolder, reason: str) -> Row:
+def _wished(action: str, model: str, digest: str, reason: str, evidence: str) -> Row:
     return {
         "action": action,
         "pinned": True,
         "model": model,
-        "model_version": folder.version,
-        "model_digest": folder.digest,
+        "model_version": digest[:12],
+        "model_digest": digest,
         "split_fingerprint": None,
         "reason": reason,
         "numbers": "[]",
-        "evidence": fingerprint(action, folder.digest),
+        "evidence": evidence,
     }
 
 
@@ -191,7 +213,3 @@ def _candidate(row: Mapping[str, Any]) -> Candidate:
         total_parameters=row["total_parameters"] or 0,
         recalls=row["recalls"] or {},
     )
-
-
-def _dataset(store: Store) -> StoredFolder:
-    return store.current(RAW_DATASET)

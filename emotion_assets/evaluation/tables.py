@@ -22,8 +22,8 @@ from emotion_assets.warehouse.evaluation import (
     EvaluationKey,
     add_evaluations,
     known_evaluations,
-    leaderboard,
     mark_current,
+    read_leaderboard,
 )
 
 
@@ -64,5 +64,5 @@ def evaluate_all(settings: Settings, store: Store, warehouse: Warehouse, run_id:
         add_evaluations(db, **vars(rows))
         mark_current(db, keys, now)
     with warehouse.reading() as db:
-        board = leaderboard(db)
+        board = read_leaderboard(db)
     return Outcome(keys, len(set(keys) - known), missing, board)

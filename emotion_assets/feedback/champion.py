@@ -17,7 +17,6 @@ from emotion_assets.store import Store, StoredFolder
 
 if TYPE_CHECKING:
     from emotion_assets.ml.scoring import Scorer
-    from emotion_assets.resources import Workspace
 
 CHAMPION = ["champion_model"]
 
@@ -42,7 +41,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Answers:
-    """For texts ``[n]``: calibrated probabilities ``[n, labels]`` float32, and which texts the model read only in part."""
+    """For ``n`` texts: calibrated probabilities ``[n, labels]`` float32, and ``[n]`` bool: read only in part."""
 
     probabilities: np.ndarray
     truncated: np.ndarray
@@ -91,14 +90,6 @@ class Champion:
             Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)))
             for p, status in zip(answers.probabilities, self.statuses(answers), strict=True)
         ]
-
-
-def load_champion(workspace: Workspace) -> Champion:
-    """The current champion, calibrated and loaded.  Raises as ``calibrate`` does."""
-    from emotion_assets.ml.scoring import load_scorer
-
-    calibration = calibrate(workspace.settings, workspace.store)
-    return Champion(calibration, load_scorer(calibration.folder, workspace.store))
 
 
 def calibrate(settings: Settings, store: Store) -> Calibration:

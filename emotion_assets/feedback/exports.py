@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +77,21 @@ def export_scores(warehouse: Warehouse, path: Path) -> int:
     Cells of a CSV file that a spreadsheet would run as a formula start with an apostrophe.
 
     Raises:
-        UserError: another file name, or a folder that does not exist.
+        UserError: as ``writing_rows``.
+    """
+    with warehouse.reading() as db:
+        batches = score_rows(db, ROWS_PER_BATCH)
+        with writing_rows(path, batches.schema) as write:
+            return sum(write(batch) for batch in batches)
+
+
+@contextmanager
+def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], int]]:
+    """A function that appends a batch to a new ``.parquet`` or ``.csv`` file and returns its rows; the file is there
+    whole after the block, or not at all.
+
+    Raises:
+        UserError: another file name, a folder that does not exist, or a full disk.
     """
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"{path}: not a name for an export; let it end in .parquet or .csv")
@@ -82,12 +99,21 @@ def export_scores(warehouse: Warehouse, path: Path) -> int:
         raise UserError(f"{path.parent}: no such folder; make it first")
     draft = path.with_name(f".{path.name}.draft")
     try:
-        with room_to_write(path), warehouse.reading() as db:
-            rows = _write(draft, path.suffix, score_rows(db, ROWS_PER_BATCH))
+        with room_to_write(path), draft.open("wb") as file:
+            if path.suffix == ".parquet":
+                writer = pq.ParquetWriter(file, schema, compression="zstd")
+            else:
+                writer = pyarrow.csv.CSVWriter(file, neutralised(pa.RecordBatch.from_pylist([], schema)).schema)
+
+            def write(batch: pa.RecordBatch) -> int:
+                writer.write_batch(batch if path.suffix == ".parquet" else neutralised(batch))
+                return int(batch.num_rows)
+
+            with writer:
+                yield write
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    return rows
 
 
 def neutralised(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -96,17 +122,18 @@ def neutralised(batch: pa.RecordBatch) -> pa.RecordBatch:
         pc.replace_substring_regex(column, FORMULA, r"'\1") if pa.types.is_string(column.type) else column
         for column in batch.columns
     ]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    names = [re.sub(FORMULA, r"'\1", name) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(columns, names=names)
 
 
 def _write_set(warehouse: Warehouse, draft: Path) -> dict[str, int]:
     rows: dict[str, int] = {}
     with warehouse.reading() as db:
         for name in tables(db):
-            rows[name] = _write(draft / f"{name}.parquet", ".parquet", table_rows(db, name, ROWS_PER_BATCH))
+            rows[name] = _write(draft / f"{name}.parquet", table_rows(db, name, ROWS_PER_BATCH))
             failpoint("export.mid_set")
         for suffix in (".parquet", ".csv"):
-            rows["scores"] = _write(draft / f"scores{suffix}", suffix, score_rows(db, ROWS_PER_BATCH))
+            rows["scores"] = _write(draft / f"scores{suffix}", score_rows(db, ROWS_PER_BATCH))
     sums = {file.name: file_sha256(file) for file in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps({"files": sums, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     return rows
@@ -132,15 +159,6 @@ def _publish(root: Path, draft: Path, rows: dict[str, int]) -> ExportSet:
     return ExportSet(folder, rows)
 
 
-def _write(path: Path, suffix: str, rows: pa.RecordBatchReader) -> int:
-    count = 0
-    with path.open("wb") as file:
-        if suffix == ".parquet":
-            writer = pq.ParquetWriter(file, rows.schema, compression="zstd")
-        else:
-            writer = pyarrow.csv.CSVWriter(file, rows.schema)
-        with writer:
-            for batch in rows:
-                writer.write_batch(batch if suffix == ".parquet" else neutralised(batch))
-                count += batch.num_rows
-    return count
+def _write(path: Path, batches: pa.RecordBatchReader) -> int:
+    with writing_rows(path, batches.schema) as write:
+        return sum(write(batch) for batch in batches)

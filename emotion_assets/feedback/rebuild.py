@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emotion_assets.failpoints import failpoint
 from emotion_assets.feedback.exports import MANIFEST, ROWS_PER_BATCH, export_sets
 from emotion_assets.feedback.ledger import ingest
 from emotion_assets.store import file_sha256
@@ -40,7 +41,9 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> Iterator[str]:
         report = ingest(settings.inbox, fresh, settings.feedback, run_id)
         yield f"inbox: {len(report.new)} files beyond the export, {report.rows_accepted} rows accepted from them"
         kept = _set_aside(warehouse)
+        failpoint("rebuild.before_replace")
         fresh.path.replace(warehouse.path)
+        failpoint("rebuild.before_manifest")
         fresh.manifest.replace(warehouse.manifest)
         _remove(fresh)
     if kept:

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import IO, Any
+from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from emotion_assets.failpoints import failpoint
-from emotion_assets.feedback.champion import Answers, Calibration, Champion, calibrate
+from emotion_assets.feedback.champion import Answer, Answers, Calibration, Champion, calibrate
+from emotion_assets.feedback.exports import writing_rows
+from emotion_assets.feedback.readers import Accepted, read_feedback
 from emotion_assets.settings import Settings, UserError
 from emotion_assets.store import Store
 from emotion_assets.warehouse.database import Warehouse, room_to_write
@@ -32,6 +39,9 @@ from emotion_assets.warehouse.feedback import (
     store_scores,
     waiting_texts,
 )
+
+if TYPE_CHECKING:
+    from emotion_assets.resources import Workspace
 
 SPOOL_ROWS = 256
 BATCH_CHARACTERS = 16_000_000
@@ -72,6 +82,14 @@ def parse_rescore(value: str | None) -> date | None:
         ) from None
 
 
+def load_champion(workspace: Workspace) -> Champion:
+    """The current champion, calibrated and loaded.  Raises as ``calibrate`` does."""
+    from emotion_assets.ml.scoring import load_scorer
+
+    calibration = calibrate(workspace.settings, workspace.store)
+    return Champion(calibration, load_scorer(calibration.folder, workspace.store))
+
+
 def score_feedback(
     settings: Settings,
     store: Store,
@@ -79,6 +97,7 @@ def score_feedback(
     run_id: str,
     rescore: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    now: Callable[[], float] = time.time,
 ) -> ScoringReport:
     """Score whatever no model has scored yet; with ``rescore`` also history that the champion has not scored.
 
@@ -89,7 +108,7 @@ def score_feedback(
     since = parse_rescore(rescore)
     calibration = calibrate(settings, store)
     version = calibration.folder.version
-    _record_champion(warehouse, calibration)
+    _record_champion(warehouse, calibration, now())
     statuses = {"ok": 0, "abstain": 0, "truncated": 0}
     computed = stored = 0
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
@@ -106,7 +125,7 @@ def score_feedback(
             for batch in _batches(pa.ipc.open_stream(spool), settings.feedback.batch_size):
                 answers, fresh = _answers(batch, champion)
                 computed += fresh
-                rows = _rows(batch, answers, champion, run_id)
+                rows = _rows(batch, answers, champion, run_id, now())
                 queue = _queue(rows, settings.feedback.audit_share)
                 failpoint("scoring.mid_batch")
                 with warehouse.writing() as db:
@@ -122,6 +141,63 @@ def score_feedback(
     return ScoringReport(calibration.model, version, calibration.threshold, stored, computed, statuses, tuple(changed))
 
 
+FILE_SCORES = pa.schema(
+    [
+        ("row_number", pa.int64()),
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("emotion", pa.string()),
+        ("confidence", pa.float64()),
+        ("status", pa.string()),
+    ]
+)
+
+
+def score_file(champion: Champion, path: Path, settings: Settings, output: Path | None = None) -> str:
+    """Score the rows of one feedback file without storing anything, and say in a line what came out.
+
+    ``output`` (.csv or .parquet) gets the columns of ``FILE_SCORES``.
+
+    Raises:
+        Quarantine: the file cannot be read as a whole.
+        UserError: ``output`` is not a name for an export.
+    """
+    emotions: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    rejects: Counter[str] = Counter()
+    with writing_rows(output, FILE_SCORES) if output else nullcontext() as write:
+        rows: list[Accepted] = []
+        for row in chain(read_feedback(path, settings.feedback), [None]):
+            if isinstance(row, Accepted):
+                rows.append(row)
+            elif row is not None:
+                rejects[str(row.reason_code)] += 1
+            if rows and (row is None or len(rows) == settings.feedback.batch_size):
+                answers = champion.score([accepted.text for accepted in rows])
+                emotions.update(answer.emotion for answer in answers)
+                statuses.update(answer.status for answer in answers)
+                if write is not None:
+                    write(_file_scores(rows, answers))
+                rows = []
+    total = sum(emotions.values())
+    shares = ", ".join(f"{emotion} {n / total:.0%}" for emotion, n in emotions.most_common())
+    told = f"{total} rows scored by {champion.model}" + (f": {shares}" if total else "")
+    told += f"; {statuses['abstain']} unsure" if statuses["abstain"] else ""
+    return told + "".join(f"; {n} rejected as {reason}" for reason, n in rejects.most_common())
+
+
+def _file_scores(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
+    columns = zip(
+        *(
+            (row.row_number, row.id, row.text, answer.emotion, answer.confidence, answer.status)
+            for row, answer in zip(rows, answers, strict=True)
+        ),
+        strict=True,
+    )
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, FILE_SCORES, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=FILE_SCORES)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Distinct texts; ``ids[i]`` are the rows with ``texts[i]``; ``known[i]`` its stored probabilities, if any."""
@@ -132,7 +208,7 @@ class _Batch:
     truncated: list[bool | None]
 
 
-def _record_champion(warehouse: Warehouse, calibration: Calibration) -> None:
+def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float) -> None:
     row = {
         "model_version": calibration.folder.version,
         "model": calibration.model,
@@ -147,7 +223,7 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration) -> None:
         current = current_model(db)
     if current is None or any(current[key] != value for key, value in row.items()):
         with warehouse.writing() as db:
-            record_model(db, {**row, "recorded_at": datetime.now(UTC)})
+            record_model(db, {**row, "recorded_at": datetime.fromtimestamp(now, UTC)})
 
 
 def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:
@@ -189,7 +265,7 @@ def _answers(batch: _Batch, champion: Champion) -> tuple[Answers, int]:
     return Answers(probabilities, truncated), len(new)
 
 
-def _rows(batch: _Batch, answers: Answers, champion: Champion, run_id: str) -> pa.Table:
+def _rows(batch: _Batch, answers: Answers, champion: Champion, run_id: str, now: float) -> pa.Table:
     """The rows of ``scored_feedback`` for a batch, with their text."""
     emotions = np.array(champion.labels, dtype=object)[answers.probabilities.argmax(1)]
     repeats = np.repeat(np.arange(len(batch.texts)), [len(ids) for ids in batch.ids])
@@ -204,7 +280,7 @@ def _rows(batch: _Batch, answers: Answers, champion: Champion, run_id: str) -> p
             "confidence": pa.array(answers.probabilities.max(1).astype(float)[repeats]),
             "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(champion.labels)),
             "status": pa.array(champion.statuses(answers)[repeats].astype(object), pa.string()),
-            "scored_at": pa.array([datetime.now(UTC)] * n, pa.timestamp("us", "UTC")),
+            "scored_at": pa.array([datetime.fromtimestamp(now, UTC)] * n, pa.timestamp("us", "UTC")),
             "run_id": pa.array([run_id] * n, pa.string()),
             "truncated": pa.array(answers.truncated[repeats]),
         }

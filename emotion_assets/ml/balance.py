@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 FOLDS = 5
 EXAMPLES = 20
-LENGTH_BINS = 24
+LENGTH_BINS = 20
 _NOT_WORD = regex.compile(r"[^\p{L}\p{N}]+")
 
 
@@ -40,7 +40,7 @@ class Share(_Report):
 
 
 class Lengths(_Report):
-    """Text lengths of a split in words (blank-separated) and characters; ``histogram`` counts words per bin."""
+    """Text lengths of a split in words (blank-separated) and characters; ``histogram`` counts texts by words."""
 
     words_median: float
     words_p95: float
@@ -65,13 +65,14 @@ class SplitDefects(_Report):
 
 
 class Overlap(_Report):
-    """Distinct texts that two splits share; ``disagreeing`` counts those whose labels are not the same."""
+    """Distinct texts that two splits share, and those of them whose labels are not the same."""
 
     split_a: str
     split_b: str
     shared: int
     shared_normalised: int
     disagreeing: int
+    disagreeing_normalised: int
 
 
 class Shift(_Report):
@@ -133,14 +134,14 @@ class BalanceReport(_Report):
         for part in self.splits:
             if part.duplicated_normalised:
                 said.append(
-                    f"{part.split}: {part.duplicated} texts occur more than once ({part.duplicated_normalised} with "
-                    f"case and punctuation ignored), {part.conflicting_normalised} of them with conflicting labels"
+                    f"texts more than once in {part.split}: {part.duplicated} ({part.duplicated_normalised} with case "
+                    f"and punctuation ignored), with conflicting labels: {part.conflicting_normalised}"
                 )
         for overlap in self.overlaps:
             if overlap.shared_normalised:
                 said.append(
-                    f"{overlap.split_a} and {overlap.split_b} share {overlap.shared_normalised} texts, "
-                    f"{overlap.disagreeing} with other labels"
+                    f"texts in both {overlap.split_a} and {overlap.split_b}: {overlap.shared_normalised}, with other "
+                    f"labels: {overlap.disagreeing_normalised}"
                 )
         if doubtful := sum(self.likely_label_errors.values()):
             rows = sum(part.rows for part in self.splits)
@@ -208,7 +209,8 @@ def find_shifts(shares: Sequence[Share]) -> list[Shift]:
 
 def find_duplicates(rows: pd.DataFrame) -> list[SplitDefects]:
     """Duplicates and conflicts inside each split of ``labelled_rows``."""
-    return [_defects(split, rows[rows["split"] == split]) for split in rows["split"].unique()]
+    edges = _length_bins(rows["text"])
+    return [_defects(split, rows[rows["split"] == split], edges) for split in rows["split"].unique()]
 
 
 def find_overlaps(rows: pd.DataFrame) -> list[Overlap]:
@@ -268,12 +270,10 @@ def find_label_errors(rows: pd.DataFrame, seed: int) -> tuple[list[LabelError], 
         model, features, given, cv=PredefinedSplit(rows["key"].map(fold_of)), method="predict_proba"
     )
     wrong = np.flatnonzero(confident_learning(believed, given))
+    records = rows[["split", "row", "text", "label"]].to_dict("records")
     errors = [
         LabelError(
-            split=rows["split"].iat[i],
-            row=int(rows["row"].iat[i]),
-            text=rows["text"].iat[i],
-            label=rows["label"].iat[i],
+            **{str(column): value for column, value in records[i].items()},
             belief=float(believed[i, given[i]]),
             suggested=names[int(believed[i].argmax())],
             suggested_belief=float(believed[i].max()),
@@ -283,7 +283,7 @@ def find_label_errors(rows: pd.DataFrame, seed: int) -> tuple[list[LabelError], 
     return sorted(errors, key=lambda error: error.belief), []
 
 
-def _defects(split: str, rows: pd.DataFrame) -> SplitDefects:
+def _defects(split: str, rows: pd.DataFrame, edges: np.ndarray) -> SplitDefects:
     exact, loose = (_groups(rows, column) for column in ("text", "key"))
     return SplitDefects(
         split=split,
@@ -292,17 +292,18 @@ def _defects(split: str, rows: pd.DataFrame) -> SplitDefects:
         duplicated_normalised=int((loose["n"] > 1).sum()),
         conflicting=int((exact["labels"] > 1).sum()),
         conflicting_normalised=int((loose["labels"] > 1).sum()),
-        lengths=_lengths(rows["text"]),
+        lengths=_lengths(rows["text"], edges),
     )
 
 
 def _groups(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    return rows.groupby(column)["label"].agg(n="size", labels="nunique")
+    groups = rows.groupby(column)["label"]
+    return pd.DataFrame({"n": groups.size(), "labels": groups.nunique()})
 
 
-def _lengths(texts: pd.Series) -> Lengths:
-    words, characters = texts.str.split().str.len().to_numpy(), texts.str.len().to_numpy()
-    histogram, edges = np.histogram(words, bins=LENGTH_BINS, range=(0, max(float(np.percentile(words, 99.5)), 1.0)))
+def _lengths(texts: pd.Series, edges: np.ndarray) -> Lengths:
+    words, characters = _words(texts), np.array([len(text) for text in texts])
+    histogram, _ = np.histogram(np.minimum(words, edges[-1]), bins=edges)
     return Lengths(
         words_median=float(np.median(words)),
         words_p95=float(np.percentile(words, 95)),
@@ -315,17 +316,33 @@ def _lengths(texts: pd.Series) -> Lengths:
     )
 
 
+def _words(texts: pd.Series) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts])
+
+
+def _length_bins(texts: pd.Series) -> np.ndarray:
+    """Edges of equal bins of whole words, the same for all splits; the last bin takes what is longer."""
+    width = max(1, int(np.ceil(np.percentile(_words(texts), 99.5) / LENGTH_BINS)))
+    return np.arange(0.5, width * LENGTH_BINS + 1, width)
+
+
 def _overlap(rows: pd.DataFrame, split_a: str, split_b: str) -> Overlap:
     a, b = (rows[rows["split"] == split] for split in (split_a, split_b))
-    shared = set(a["text"]) & set(b["text"])
-    labels_a, labels_b = (part[part["text"].isin(shared)].groupby("text")["label"].agg(set) for part in (a, b))
+    exact, loose = (_shared(a, b, column) for column in ("text", "key"))
     return Overlap(
         split_a=split_a,
         split_b=split_b,
-        shared=len(shared),
-        shared_normalised=len(set(a["key"]) & set(b["key"])),
-        disagreeing=sum(labels_a[text] != labels_b[text] for text in shared),
+        shared=len(exact),
+        shared_normalised=len(loose),
+        disagreeing=sum(exact),
+        disagreeing_normalised=sum(loose),
     )
+
+
+def _shared(a: pd.DataFrame, b: pd.DataFrame, column: str) -> list[bool]:
+    """For each value that both have: whether its labels differ between them."""
+    labels_a, labels_b = (part.groupby(column)["label"].agg(set) for part in (a, b))
+    return [labels_a[value] != labels_b[value] for value in labels_a.index.intersection(labels_b.index)]
 
 
 def _examples(rows: pd.DataFrame, varies: str) -> tuple[Example, ...]:

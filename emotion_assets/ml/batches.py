@@ -1,4 +1,7 @@
-"""Token ids of several rows as one tensor: packed without padding for causal models, padded for encoders."""
+"""Token ids of several rows as one line without padding.
+
+Belongs here: the line of tokens, where each row lies in it, pooling of a row. Which tokens see which is ``attention``'s.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +11,95 @@ from typing import Any
 
 import torch
 
+from emotion_assets.ml.attention import Layout
+
+SHORTEST_PREFIX = 4  # a shorter common beginning is not worth a segment of its own
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows ready for a backbone.
+    """Rows packed for a backbone.
 
-    Packed: ``inputs["input_ids"]`` and ``["position_ids"]`` are ``[1, T]`` with positions that start again at 0 for
-    each row, and no attention mask: from that transformers keeps the rows apart, as long as no cache is used.
-    Padded: ``["input_ids"]`` and ``["attention_mask"]`` are ``[B, L]``. ``lengths`` is ``[B]``, in tokens.
+    ``inputs``: ``input_ids`` and ``position_ids`` ``[1, T]``, the positions counting from the row's first token, and no
+    attention mask; ``layout`` keeps the rows apart. The line holds the ``prefix`` tokens that all rows share (once),
+    then what is left of each row, then the branches after the rows. ``starts[i]`` is the place of row i's token number
+    ``prefix``, ``lengths[i]`` its number of tokens from there on; ``branch_starts[i]`` likewise for branches.
     """
 
     inputs: dict[str, Any]
+    layout: Layout
+    prefix: int
+    starts: list[int]
     lengths: list[int]
-    packed: bool
-
-    def rows(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The hidden states of each row, ``[length, H]``."""
-        if self.packed:
-            return hidden[0].split(self.lengths)
-        return tuple(hidden[i, :n] for i, n in enumerate(self.lengths))
+    branch_starts: list[int]
 
     def pool(self, hidden: torch.Tensor, pooling: str) -> torch.Tensor:
-        """One vector per row, ``[B, H]``, from the hidden states ``[1, T, H]`` or ``[B, L, H]``."""
-        device = hidden.device
-        lengths = torch.tensor(self.lengths, device=device)
-        if pooling in ("first", "last"):
-            if self.packed:
-                ends = lengths.cumsum(0)
-                return hidden[0, ends - lengths if pooling == "first" else ends - 1]
-            places = torch.zeros_like(lengths) if pooling == "first" else lengths - 1
-            return hidden[torch.arange(len(lengths), device=device), places]
-        if self.packed:
-            hidden = torch.nn.utils.rnn.pad_sequence(list(hidden[0].split(self.lengths)), batch_first=True)
-        inside = (torch.arange(hidden.shape[1], device=device) < lengths[:, None]).unsqueeze(-1)
+        """One vector per row, ``[B, H]``, from the hidden states ``[1, T, H]`` of rows without a shared prefix."""
+        starts = torch.tensor(self.starts, device=hidden.device)
+        lengths = torch.tensor(self.lengths, device=hidden.device)
+        if pooling == "first":
+            return hidden[0].index_select(0, starts)
+        if pooling == "last":
+            return hidden[0].index_select(0, starts + lengths - 1)
+        rows = torch.nn.utils.rnn.pad_sequence(list(hidden[0].split(self.lengths)), batch_first=True)
+        inside = (torch.arange(rows.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)
         if pooling == "max":
-            return hidden.masked_fill(~inside, float("-inf")).amax(1)
-        return (hidden * inside).sum(1) / lengths[:, None]
+            return rows.masked_fill(~inside, float("-inf")).amax(1)
+        return (rows * inside).sum(1) / lengths[:, None]
 
 
-def make_batch(rows: Sequence[Sequence[int]], packed: bool, pad_id: int, device: torch.device) -> Batch:
-    """Put token ids of rows together; every row has at least one token."""
-    lengths = [len(row) for row in rows]
-    if packed:
-        ids = torch.tensor([token for row in rows for token in row], device=device)
-        positions = torch.cat([torch.arange(n) for n in lengths]).to(device)
-        inputs = {"input_ids": ids[None], "position_ids": positions[None], "attention_mask": None}
-        return Batch(inputs, lengths, True)
-    width = max(lengths)
-    padded = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], device=device)
-    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long().to(device)
-    return Batch({"input_ids": padded, "attention_mask": mask}, lengths, False)
+def make_batch(
+    rows: Sequence[Sequence[int]],
+    device: torch.device,
+    causal: bool,
+    first_position: int = 0,
+    prefix: int = 0,
+    branches: Sequence[tuple[int, Sequence[int]]] = (),
+) -> Batch:
+    """Put rows in one line.
+
+    Args:
+        rows: token ids; every row is longer than ``prefix``.
+        first_position: the position id of a row's first token (RoBERTa counts from ``pad_token_id + 1``).
+        prefix: how many tokens at the beginning are the same in all rows and stand in the line once.
+        branches: pairs of a row's index and tokens that follow that row, unseen by every other segment.
+    """
+    segments: list[Sequence[int]] = [rows[0][:prefix]] if prefix else []
+    parents = [-1] * len(segments)
+    positions = [torch.arange(first_position, first_position + prefix)] if prefix else []
+    for row in rows:
+        segments.append(row[prefix:])
+        parents.append(0 if prefix else -1)
+        positions.append(torch.arange(first_position + prefix, first_position + len(row)))
+    for owner, tokens in branches:
+        segments.append(tokens)
+        parents.append(owner + (1 if prefix else 0))
+        begin = first_position + len(rows[owner])
+        positions.append(torch.arange(begin, begin + len(tokens)))
+    lengths = [len(segment) for segment in segments]
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    first, end = (1 if prefix else 0), (1 if prefix else 0) + len(rows)
+    ids = torch.tensor([token for segment in segments for token in segment], device=device)
+    return Batch(
+        inputs={"input_ids": ids[None], "position_ids": torch.cat(positions)[None].to(device), "attention_mask": None},
+        layout=Layout.of(lengths, parents, causal, device),
+        prefix=prefix,
+        starts=starts[first:end],
+        lengths=lengths[first:end],
+        branch_starts=starts[end:-1],
+    )
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens at the beginning are worth sharing: equal in all rows, and not the whole of any row."""
+    if len(rows) < 2:
+        return 0
+    low, high = min(rows), max(rows)  # in lexicographic order: what these two share, all share
+    limit = min(len(row) for row in rows) - 1
+    shared = next((i for i in range(min(limit, len(low), len(high))) if low[i] != high[i]), limit)
+    return shared if shared >= SHORTEST_PREFIX else 0
 
 
 def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ The loaders refuse bad input before it is stored; this looks again at what is st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emotion_assets.ml.balance import class_shares, find_duplicates, find_overlaps, find_shifts, labelled_rows
-from emotion_assets.ml.datasets import SPLITS
+from emotion_assets.ml.datasets import SPLITS, read_splits
 from emotion_assets.ml.predictions import SCORED_SPLITS, read_predictions
 from emotion_assets.store import StoredFolder
 
@@ -22,6 +22,22 @@ Problems = list[dict[str, Any]]
 DRIFT_P_VALUE = 0.01
 SUM_TOLERANCE = 1e-3
 STRINGS = (pa.string(), pa.large_string())
+
+
+def dataset_problems(dataset: StoredFolder, labels: Sequence[str]) -> dict[str, Problems]:
+    """Problems by kind, in the order schema, labels, no_empty_text, no_overlap, no_conflicting_labels,
+    no_drift_of_shares. Nothing after a broken schema can be looked for, which is then the problem."""
+    broken = schema_problems(dataset)
+    splits = {} if broken else read_splits(dataset)
+    looks: dict[str, Callable[[], Problems]] = {
+        "labels": lambda: label_problems(splits, labels),
+        "no_empty_text": lambda: empty_texts(splits),
+        "no_overlap": lambda: overlap_problems(splits),
+        "no_conflicting_labels": lambda: conflict_problems(splits),
+        "no_drift_of_shares": lambda: drift_problems(splits, labels),
+    }
+    unknown: Problems = [{"problem": "cannot be looked for: the schema is broken"}]
+    return {"schema": broken, **{name: unknown if broken else look() for name, look in looks.items()}}
 
 
 def schema_problems(dataset: StoredFolder) -> Problems:

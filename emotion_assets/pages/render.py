@@ -24,7 +24,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "signed_points": signed_points}
+    environment.filters |= {
+        "percent": percent,
+        "count": count,
+        "signed_points": signed_points,
+        "duration": duration,
+        "memory": memory,
+    }
     return environment
 
 
@@ -57,3 +63,20 @@ def count(number: float | None) -> str:
         if abs(number) >= size:
             return f"{number / (1e3 if letter == 'k' else size):.3g} {letter}"
     return f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """0.42 s, 41 s, 12 min, 3.5 h; nothing for None."""
+    if seconds is None:
+        return ""
+    for size, unit in ((5400, "h"), (120, "min")):
+        if seconds >= size:
+            return f"{seconds / (3600 if unit == 'h' else 60):.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def memory(megabytes: float | None) -> str:
+    """512 MB, 17.3 GB; nothing for None."""
+    if megabytes is None:
+        return ""
+    return f"{megabytes / 1024:.3g} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from emotion_assets.pages.render import count, percent
+from emotion_assets.pages.render import count, duration, percent
 
 
 def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -22,7 +22,7 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ("macro F1", "right"),
         ("calib. error", "right"),
         ("parameters", "right"),
-        ("train s", "right"),
+        ("training", "right"),
         ("texts/s", "right"),
     ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['macro_f1']:.3f}",
             f"{row['ece']:.3f}",
             count(row["total_parameters"]),
-            count(row["train_seconds"]),
+            duration(row["train_seconds"]),
             count(row["texts_per_second"]),
         ]
         if published:

@@ -64,6 +64,11 @@ def fetch(db: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] |
     return db.sql(query, params=parameters or None).to_arrow_table()
 
 
+def count(db: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
+    """The whole number that a query of one row and one column gives."""
+    return int(db.execute(query, parameters or None).fetchall()[0][0])
+
+
 def tables(db: duckdb.DuckDBPyConnection) -> list[str]:
     """The names of the stored tables, sorted; views and temporary tables are not among them."""
     query = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND NOT internal ORDER BY table_name"
@@ -199,6 +204,9 @@ class Warehouse:
         if accepted and not self.path.exists() and any(accepted[0].values()):
             raise DamagedDatabaseError(f"{self.path}: is gone, and held {_told(accepted[0])}; {REBUILD}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not read_only:
+            for leftover in self.path.parent.glob(f".{self.manifest.name}.*"):  # of a writer killed at its manifest
+                leftover.unlink(missing_ok=True)
         db = self._connect(read_only)
         try:
             db.execute("SET TimeZone = 'UTC'")

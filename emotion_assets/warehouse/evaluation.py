@@ -46,7 +46,7 @@ def mark_current(db: duckdb.DuckDBPyConnection, keys: Sequence[EvaluationKey], n
             db.execute("INSERT INTO evaluation_current VALUES (?, ?, ?, ?, ?)", [*key, now])
 
 
-def leaderboard(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+def read_leaderboard(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """The view ``leaderboard``: each model's newest version on test, best first."""
     return _rows(db, "SELECT * FROM leaderboard")
 
@@ -87,6 +87,21 @@ def comparisons_on(db: duckdb.DuckDBPyConnection, split: str, split_fingerprint:
     """``model_comparison`` for these rows."""
     query = "SELECT * FROM model_comparison WHERE split = ? AND split_fingerprint = ?"
     return _rows(db, query, [split, split_fingerprint])
+
+
+def confusion_on(db: duckdb.DuckDBPyConnection, split: str, split_fingerprint: str) -> list[dict[str, Any]]:
+    """``confusion`` for these rows."""
+    return _rows(db, "SELECT * FROM confusion WHERE split = ? AND split_fingerprint = ?", [split, split_fingerprint])
+
+
+def evaluations_of(db: duckdb.DuckDBPyConnection, split: str) -> list[dict[str, Any]]:
+    """Every evaluation ever made on a split of that name, newest first."""
+    return _rows(db, "SELECT * FROM evaluation WHERE split = ? ORDER BY evaluated_at DESC, model", [split])
+
+
+def table_schema(db: duckdb.DuckDBPyConnection, table: str) -> pa.Schema:
+    """Names and types of a table's or view's columns."""
+    return fetch(db, f'SELECT * FROM "{table}" LIMIT 0').schema
 
 
 def model_versions(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

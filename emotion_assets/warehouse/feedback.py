@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from emotion_assets.warehouse.database import fetch, insert
+from emotion_assets.warehouse.database import count, fetch, insert
 
 STAGED = pa.schema(
     [
@@ -113,15 +113,13 @@ def store_file(db: duckdb.DuckDBPyConnection, file: FileRecord, staged: pa.Recor
         """,
         {"sha": file.sha256},
     )
-    row = db.execute(
+    judged, accepted, duplicate, conflicts, read = db.execute(
         """
         SELECT count(*), count(*) FILTER (outcome = 'accepted'), count(*) FILTER (outcome = 'duplicate'),
             count(*) FILTER (outcome = 'conflict'), (SELECT count(*) FROM staged)
         FROM judged
         """
-    ).fetchone()
-    assert row is not None
-    judged, accepted, duplicate, conflicts, read = row
+    ).fetchall()[0]
     counts = FileCounts(read, accepted, duplicate, read - judged + conflicts)
     db.execute("DROP TABLE judged")
     db.execute("DROP TABLE staged")
@@ -167,7 +165,7 @@ def _record_file(
 def record_model(db: duckdb.DuckDBPyConnection, row: Mapping[str, Any]) -> None:
     """Make a model version the one that scores feedback: its row gets the highest ``place``."""
     db.execute("DELETE FROM scoring_models WHERE model_version = ?", [row["model_version"]])
-    (highest,) = db.execute("SELECT coalesce(max(place), 0) FROM scoring_models").fetchone() or (0,)
+    highest = count(db, "SELECT coalesce(max(place), 0) FROM scoring_models")
     insert(db, "scoring_models", pa.Table.from_pylist([{**row, "place": highest + 1}]))
 
 
@@ -197,8 +195,7 @@ def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date 
     """How many rows are to be scored: those that no model has scored yet, and with ``since`` those made since then
     that this model version has not scored."""
     query, parameters = _waiting(version, since)
-    (count,) = db.execute(f"SELECT count(*) FROM ({query})", parameters).fetchone() or (0,)
-    return int(count)
+    return count(db, f"SELECT count(*) FROM ({query})", parameters)
 
 
 def waiting_texts(
@@ -243,11 +240,11 @@ def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Tabl
         SELECT q.* FROM _queue q SEMI JOIN fresh USING (feedback_id) ANTI JOIN review_queue r USING (feedback_id)
         """
     )
-    (count,) = db.execute("SELECT count(*) FROM fresh").fetchone() or (0,)
+    stored = count(db, "SELECT count(*) FROM fresh")
     db.execute("DROP TABLE fresh")
     db.unregister("_scores")
     db.unregister("_queue")
-    return int(count)
+    return stored
 
 
 def churn(db: duckdb.DuckDBPyConnection, version: str) -> list[dict[str, Any]]:
@@ -294,9 +291,9 @@ def score_rows(db: duckdb.DuckDBPyConnection, rows_per_batch: int) -> pa.RecordB
 
 def feedback_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """What the UI shows of the table ``feedback``: rows, columns, rejects by reason, the newest rows."""
-    (rows,) = db.execute("SELECT count(*) FROM feedback").fetchone() or (0,)
+    rows = count(db, "SELECT count(*) FROM feedback")
     return {
-        "rows": int(rows),
+        "rows": rows,
         "columns": _columns(db, "feedback"),
         "rejects": fetch(
             db, "SELECT reason_code, count(*) AS n FROM feedback_rejects GROUP BY ALL ORDER BY n DESC, reason_code"
@@ -313,12 +310,12 @@ def feedback_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 def score_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """What the UI shows of the table ``scored_feedback``: rows, columns, emotions by newest score, the open queue."""
-    (rows,) = db.execute("SELECT count(*) FROM scored_feedback").fetchone() or (0,)
-    (in_review,) = db.execute("SELECT count(*) FROM review_queue WHERE label IS NULL").fetchone() or (0,)
+    rows = count(db, "SELECT count(*) FROM scored_feedback")
+    in_review = count(db, "SELECT count(*) FROM review_queue WHERE label IS NULL")
     return {
-        "rows": int(rows),
+        "rows": rows,
         "columns": _columns(db, "scored_feedback"),
-        "in_review": int(in_review),
+        "in_review": in_review,
         "emotions": fetch(
             db,
             """
@@ -332,3 +329,42 @@ def score_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 def _columns(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
     return {name: kind.lower() for name, kind, *_ in db.execute(f'DESCRIBE "{table}"').fetchall()}
+
+
+def queued_texts(db: duckdb.DuckDBPyConnection, reviewed: bool = False) -> pa.Table:
+    """The texts of the review queue, each once, the audit sample first; ``reviewed`` adds those that have a label.
+
+    ``review_id`` is derived from the text and is nothing that a spreadsheet takes for a number or a formula.
+    """
+    query = """
+        SELECT 'r' || md5(text) AS review_id, text, any_value(emotion) AS emotion, any_value(confidence) AS confidence,
+            CASE WHEN bool_or(audit) THEN 'audit' ELSE 'abstain' END AS reason, count(*) AS rows,
+            '' AS label, '' AS reviewer, '' AS reviewed_at
+        FROM review_queue WHERE $reviewed OR label IS NULL
+        GROUP BY text ORDER BY reason DESC, confidence, review_id
+    """
+    return fetch(db, query, {"reviewed": reviewed})
+
+
+def store_labels(db: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
+    """Give every queued row the label of its ``review_id``; how many rows got one."""
+    db.register("_labels", labels)
+    db.execute(
+        """
+        UPDATE review_queue SET label = l.label, reviewer = l.reviewer, reviewed_at = l.reviewed_at
+        FROM _labels l WHERE l.review_id = 'r' || md5(review_queue.text)
+        """
+    )
+    query = "SELECT count(*) FROM review_queue SEMI JOIN _labels l ON l.review_id = 'r' || md5(text)"
+    stored = count(db, query)
+    db.unregister("_labels")
+    return stored
+
+
+def reviewed_texts(db: duckdb.DuckDBPyConnection) -> pa.Table:
+    """``text`` and newest ``label`` of the reviewed texts of which no row is in the audit sample."""
+    query = """
+        SELECT text, max_by(label, reviewed_at) AS label FROM review_queue
+        WHERE label IS NOT NULL GROUP BY text HAVING NOT bool_or(audit) ORDER BY text
+    """
+    return fetch(db, query)

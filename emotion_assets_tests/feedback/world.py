@@ -1,0 +1,130 @@
+"""A small world to run the feedback group in: a home with a trained champion, and feedback files to drop in.
+
+Not a test. Used by the feedback tests, the fault harness and the benchmarks.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emotion_assets.feedback.exports import export_tables
+from emotion_assets.feedback.ledger import ingest
+from emotion_assets.feedback.scoring import score_feedback
+from emotion_assets.pages.feedback import write_feedback_page
+from emotion_assets.resources import Workspace
+from emotion_assets.settings import SAMPLE_DIR, Settings, load_settings
+from emotion_assets.warehouse.database import fetch, tables
+
+TINY = Path(__file__).parent.parent / "profiles" / "tiny.yaml"
+LABELS = ["joy", "sadness", "anger", "fear", "love", "surprise"]
+TIMES = {"ingested_at", "received_at", "scored_at", "recorded_at", "run_id", "reviewed_at"}
+
+
+def make_workspace(home: Path, train_rows: int = 600, **feedback: Any) -> Workspace:
+    """A home whose champion is a tfidf_svm trained on the first rows of the sample corpus, in about a second."""
+    from emotion_assets.ml.datasets import Dataset, describe_dataset, load_dataset, write_splits
+
+    workspace = Workspace(settings(home, **feedback))
+    store, labels = workspace.store, workspace.settings.labels
+    whole = load_dataset(workspace.settings.dataset, labels, 17)
+    dataset = Dataset({split: frame.head(train_rows) for split, frame in whole.splits.items()}, "sample")
+    with store.writing("datasets") as draft:
+        write_splits(dataset, draft.path)
+        folder = draft.finish(describe_dataset(dataset, labels))
+    store.point(["raw_emotion_dataset"], "datasets", folder)
+    train_champion(workspace)
+    return workspace
+
+
+def settings(home: Path, **feedback: Any) -> Settings:
+    overrides = {
+        "home": str(home),
+        "labels": LABELS,
+        "dataset": {"source": "sample"},
+        "feedback": {"settle_seconds": 0, "target_accuracy": 0.9, "audit_share": 0.2} | feedback,
+    }
+    return load_settings(str(TINY), environ={}, overrides=overrides)
+
+
+def train_champion(workspace: Workspace, c: float = 1.0) -> None:
+    """Train a tfidf_svm, store its predictions, and make it the champion."""
+    from emotion_assets.ml.predictions import predict
+    from emotion_assets.ml.training import train_tfidf_svm
+    from emotion_assets.settings import TfidfSvm
+
+    store, labels = workspace.store, workspace.settings.labels
+    dataset = store.current(["raw_emotion_dataset"])
+    with store.writing("models") as draft:
+        info = train_tfidf_svm(TfidfSvm(method="tfidf_svm", c=c), dataset, labels, 17, draft.path)
+        model = draft.finish(info)
+    store.point(["baseline_models", "tfidf_svm"], "models", model)
+    store.point(["predictions", "tfidf_svm"], "predictions", predict("tfidf_svm", model, dataset, store))
+    store.point(["champion_model"], "models", model)
+
+
+def run_feedback(
+    workspace: Workspace, run_id: str = "run", rescore: str = "", now: Callable[[], float] = time.time
+) -> None:
+    """What the feedback job does, without Dagster: ingest, score, report."""
+    ingest(workspace.settings.inbox, workspace.warehouse, workspace.settings.feedback, run_id, now=now)
+    score_feedback(workspace.settings, workspace.store, workspace.warehouse, run_id, rescore, now=now)
+    write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
+    export_tables(workspace.warehouse)
+
+
+def drop_csv(workspace: Workspace, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path = workspace.settings.inbox / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def drop_jsonl(workspace: Workspace, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path = workspace.settings.inbox / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def drop_inbox(workspace: Workspace) -> None:
+    """Five files with what goes wrong in real life: repeated texts and ids, a conflict, rejects, a file that is no file."""
+    texts = sample_texts()
+    day = "2026-11-{:02d}T09:00:00Z"
+    first = [
+        {"id": f"c-{i}", "text": text, "created_at": day.format(i % 28 + 1), "country": "de" if i % 3 else "fr"}
+        for i, text in enumerate(texts[:120])
+    ]
+    drop_csv(workspace, "a_web.csv", first)
+    second = [{"text": text, "channel": "app", "stars": i % 5} for i, text in enumerate(texts[60:160])]
+    drop_jsonl(workspace, "b_app.jsonl", [*second, {"text": "   "}, {"stars": 3}, {"text": 7}])
+    third = [*first[:10], {**first[10], "text": "quite another text"}, {**first[0], "id": "c-new"}]
+    drop_csv(workspace, "c_again.csv", third)
+    (workspace.settings.inbox / "d_copy.csv").write_bytes((workspace.settings.inbox / "a_web.csv").read_bytes())
+    (workspace.settings.inbox / "e_broken.csv").write_bytes(b"id,text\n1,caf\xe9\n2,\"never closed\n")
+
+
+def sample_texts() -> list[str]:
+    """Texts that the champion has not seen."""
+    lines = (SAMPLE_DIR / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+def state(workspace: Workspace) -> dict[str, list[dict[str, Any]]]:
+    """Every table of the warehouse, sorted, without times and run ids: what two runs must agree on."""
+    with workspace.warehouse.reading() as db:
+        return {name: _comparable(fetch(db, f'SELECT * FROM "{name}"')) for name in tables(db)}
+
+
+def _comparable(table: pa.Table) -> list[dict[str, Any]]:
+    kept = [name for name in table.column_names if name not in TIMES]
+    return sorted(table.select(kept).to_pylist(), key=lambda row: json.dumps(row, default=str))
