@@ -61,7 +61,9 @@ class Meter:
         costs, peaks = [line[1] for line in self.lines], [line[3] for line in self.lines]
         mean = sum(costs) / len(costs)
         spread = max(abs(cost - mean) for cost in costs) / mean
-        print(f"  cost per row within {spread:.0%} of its mean; last tenth against first: {costs[-1] / costs[0] - 1:+.0%}")
+        print(
+            f"  cost per row within {spread:.0%} of its mean; last tenth against first: {costs[-1] / costs[0] - 1:+.0%}"
+        )
         print(f"  memory: {peaks[0]:.0f} MB in the first tenth, {max(peaks):.0f} MB at most")
 
 
@@ -98,12 +100,12 @@ def write_files(inbox: Path, rows: int, texts: list[str]) -> None:
     for number in range(FILES):
         stem = inbox / f"feedback_{number:02d}"
         made = rows_of(number, rows // FILES, texts)
-        if number % 3 == 0:
+        if number % 4 in (0, 3):
             with stem.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, ["id", "text", "created_at", "country", "channel"])
                 writer.writeheader()
                 writer.writerows(made)
-        elif number % 3 == 1:
+        elif number % 4 == 1:
             with stem.with_suffix(".jsonl").open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in made)
         else:

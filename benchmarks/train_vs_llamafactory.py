@@ -63,7 +63,9 @@ def main() -> int:
     options = parser.parse_args()
     peer = os.environ.get("LLAMAFACTORY_PYTHON")
     if not peer and not options.only_ours:
-        print("LLAMAFACTORY_PYTHON is not set: measuring this project alone. To make the peer's environment:\n" + __doc__)
+        print(
+            "LLAMAFACTORY_PYTHON is not set: measuring this project alone. To make the peer's environment:\n" + __doc__
+        )
     with tempfile.TemporaryDirectory() as folder:
         case = Case(Path(folder), options.rows, options.epochs)
         runs: dict[str, list[Measured]] = {}

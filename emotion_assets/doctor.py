@@ -40,7 +40,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     import torch
 
-    from emotion_assets.ml.runtime import attention_backend, choose_runtime
+    from emotion_assets.ml.attention import choose_backend
+    from emotion_assets.ml.runtime import choose_runtime
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield Finding("CPU", "ok", f"{os.cpu_count()} cores, {memory:.0f} GiB of memory")
@@ -50,9 +51,8 @@ def _machine() -> Iterator[Finding]:
     else:
         yield Finding("GPU", "note", "none that torch can use; the profiles embedded and laptop do without")
     runtime = choose_runtime()
-    backend, why = attention_backend("auto", runtime)
     yield Finding("number format", "ok", f"{str(runtime.dtype).removeprefix('torch.')} ({runtime.why})")
-    yield Finding("attention", "ok", f"{backend} ({why})")
+    yield Finding("attention", "ok", str(choose_backend("auto", runtime)))
 
 
 def _dataset(settings: Settings) -> Finding:
@@ -65,7 +65,7 @@ def _dataset(settings: Settings) -> Finding:
 
 
 def _checkpoints(settings: Settings) -> Iterator[Finding]:
-    from emotion_assets.ml.bases import check_checkpoint
+    from emotion_assets.ml.checkpoints import check_checkpoint
     from emotion_assets.ml.requirements import checkpoint_problems
 
     for name, base in settings.bases.items():

@@ -160,13 +160,17 @@ class TransformerModel(Frozen):
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora: Lora = Lora()
     training: Training = Training()
-    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    attention: Literal["auto", "flash_attention_2", "hub_kernel", "varlen", "sdpa", "eager"] = "auto"
+    quantization: Annotated[Literal["none", "nf4"], Field(description="four-bit base weights (QLoRA)")] = "none"
+    compile: Annotated[bool, Field(description="compile norms and feed-forward parts: slow start, faster steps")] = False
     paper_accuracy: float | None = None
 
     @model_validator(mode="after")
     def _instruction_is_generative(self) -> TransformerModel:
         if self.objective == "instruction" and self.method == "full":
             raise ValueError("objective instruction is trained with method lora")
+        if self.quantization != "none" and self.method == "full":
+            raise ValueError("quantization is for a frozen base: use method lora")
         return self
 
 
@@ -197,7 +201,9 @@ ModelSettings = Annotated[TransformerModel | BiGru | TfidfSvm, Field(discriminat
 
 
 class FeedbackSettings(Frozen):
-    target_accuracy: Annotated[float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")] = 0.99
+    target_accuracy: Annotated[
+        float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")
+    ] = 0.99
     audit_share: Annotated[float, Field(ge=0, le=1, description="of rows, drawn at random for review")] = 0.01
     batch_size: Annotated[int, Field(ge=1, description="distinct texts scored and committed together")] = 4096
     drift_min_rows: Annotated[int, Field(ge=10, description="fewer recent rows give no drift figure")] = 200
@@ -213,8 +219,8 @@ class FeedbackSettings(Frozen):
     )
     max_columns: Annotated[int, Field(ge=1)] = 1_000
     max_unpacked_bytes: Annotated[
-        int, Field(ge=1, description="of one Parquet row group once decompressed; a larger one quarantines its file")
-    ] = 536_870_912
+        int, Field(ge=1, description="of a Parquet file once decompressed; a larger file is quarantined")
+    ] = 2_147_483_648
 
     @field_validator("encoding")
     @classmethod

@@ -7,6 +7,7 @@ https://docs.dagster.io/integrations/external-pipelines
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -73,10 +74,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         pass
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # workers that outlive their parent are in the group too
-        except ProcessLookupError:
-            pass
         process.wait()
         if process.stdin:
             process.stdin.close()

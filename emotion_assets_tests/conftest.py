@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,53 @@ def write_dataset(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Runs the commands a user runs, in a home of its own."""
+
+    home: Path
+    environment: Mapping[str, str]
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A module with arguments, as ``python -m`` runs it."""
+        self.dagster_home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / "dagster.yaml", self.dagster_home)
+        here = {"EMOTION_HOME": str(self.home), "DAGSTER_HOME": str(self.dagster_home), **self.environment}
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            capture_output=True,
+            text=True,
+            cwd=PROJECT,
+            env=os.environ | here | environment,
+            timeout=500,
+            check=False,
+        )
+
+    def materialise(self, selection: str = "*", **environment: str) -> subprocess.CompletedProcess[str]:
+        """What ``make demo`` runs."""
+        command = ["dagster", "asset", "materialize", "--select", selection, "-m", "emotion_assets.definitions"]
+        return self.run(*command, "--config-json", '{"loggers": {"console": {}}}', **environment)
+
+    def emotion_assets(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run("emotion_assets.cli", *arguments, **environment)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    return Terminal(tmp_path, {"EMOTION_PROFILE": str(TINY_PROFILE)})
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Terminal, subprocess.CompletedProcess[str]]:
+    """The whole graph, materialised once for all tests that only look at what came of it."""
+    terminal = Terminal(tmp_path_factory.mktemp("demo"), {"EMOTION_PROFILE": str(TINY_PROFILE)})
+    (terminal.home / "inbox").mkdir()
+    for file in (PROJECT / "data" / "sample" / "feedback").iterdir():
+        shutil.copy2(file, terminal.home / "inbox")
+    return terminal, terminal.materialise()

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from emotion_assets.settings import load_settings
-from emotion_assets_tests.conftest import TINY_PROFILE
-
-
-def emotion_assets(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emotion_assets.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"EMOTION_HOME": str(home), "EMOTION_PROFILE": str(TINY_PROFILE)} | environment,
-        timeout=120,
-        check=False,
-    )
+from emotion_assets_tests.conftest import Terminal
 
 
 @pytest.mark.parametrize(
@@ -33,28 +17,28 @@ def emotion_assets(home: Path, *arguments: str, **environment: str) -> subproces
     ],
 )
 def test_a_command_before_the_graph_has_run_says_what_to_do_in_one_line(
-    tmp_path: Path, arguments: list[str], said: str
+    terminal: Terminal, arguments: list[str], said: str
 ) -> None:
-    done = emotion_assets(tmp_path, *arguments)
+    done = terminal.emotion_assets(*arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_profile_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
-    done = emotion_assets(tmp_path, "leaderboard", EMOTION_PROFILE="nothing")
+def test_a_profile_that_does_not_exist_is_one_line(terminal: Terminal) -> None:
+    done = terminal.emotion_assets("leaderboard", EMOTION_PROFILE="nothing")
     assert done.returncode == 2
     assert done.stderr.startswith("EMOTION_PROFILE=nothing: no such profile; use embedded, laptop, paper")
 
 
-def test_doctor_finds_nothing_missing_for_the_profiles_that_need_nothing(tmp_path: Path) -> None:
-    done = emotion_assets(tmp_path, "doctor")
+def test_doctor_finds_nothing_missing_for_the_profiles_that_need_nothing(terminal: Terminal) -> None:
+    done = terminal.emotion_assets("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "missing" not in done.stdout
 
 
-def test_doctor_says_what_the_paper_profile_lacks_here_licence_and_token_included(tmp_path: Path) -> None:
-    done = emotion_assets(tmp_path, "doctor", EMOTION_PROFILE="paper", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
+def test_doctor_says_what_the_paper_profile_lacks_here_licence_and_token_included(terminal: Terminal) -> None:
+    done = terminal.emotion_assets("doctor", EMOTION_PROFILE="paper", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
     said = " ".join(done.stdout.split())
     assert done.returncode == 1
     assert "dataset dair-ai/emotion" in said

@@ -106,3 +106,13 @@ def test_a_broken_profile_is_one_line_that_names_the_key(tmp_path: Path) -> None
     done = run("-m", "dagster", "definitions", "validate", EMOTION_PROFILE=str(profile), DAGSTER_HOME=str(tmp_path))
     assert done.returncode != 0
     assert f"{profile}: key 'datset' does not exist; did you mean 'dataset'?" in done.stdout + done.stderr
+
+
+def test_changing_one_model_changes_the_code_version_of_that_model_alone(tmp_path: Path) -> None:
+    def versions(**changes: object) -> dict[str, str | None]:
+        defs = build_defs({"home": tmp_path, **changes})
+        return {spec.key.to_user_string(): spec.code_version for spec in defs.resolve_all_asset_specs()}
+
+    before = versions()
+    after = versions(models={"llama3_lora_model": {"lora": {"rank": 4}}})
+    assert {key for key in before if before[key] != after[key]} == {"llama3_lora_model"}

@@ -1,5 +1,6 @@
 """Group ``evaluation``: predictions of every model, the evaluation tables with their page, and the champion."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ GROUP, OWNER = "evaluation", "team:ml"
 
 
 def evaluation_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    return [*(_predictions(name) for name in settings.models), _evaluation_table(settings), champion_model]
+    return [*(_predictions(name) for name in settings.models), _evaluation_table(settings), _champion_model(settings)]
 
 
 def _predictions(name: str) -> dg.AssetsDefinition:
@@ -92,8 +93,7 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             data_version=dg.DataVersion(fingerprint(outcome.keys)),
             metadata={
-                **display.rows(len(outcome.leaderboard)),
-                "leaderboard": display.table(short_leaderboard(outcome.leaderboard)),
+                **evaluation_metadata(workspace),
                 "new evaluations": outcome.added,
                 "not evaluated": dg.MetadataValue.json(outcome.missing),
                 "page": dg.MetadataValue.url(page.as_uri()),
@@ -114,6 +114,29 @@ def follow_any_predictions() -> dg.AutomationCondition[dg.AssetKey]:
     return followed & some_predictions
 
 
+def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
+    """The leaderboard, and the confusion of the model that leads it."""
+    from emotion_assets.assets.evaluation_plots import accuracy_intervals, confusion_plot
+    from emotion_assets.warehouse.evaluation import confusion_on, known_evaluations, read_leaderboard, table_schema
+
+    with workspace.warehouse.reading() as db:
+        board = [row for row in read_leaderboard(db) if row["comparable"]]
+        best = board[0]
+        confusion = [
+            row
+            for row in confusion_on(db, "test", best["split_fingerprint"])
+            if (row["model"], row["model_version"]) == (best["model"], best["model_version"])
+        ]
+        rows, schema = len(known_evaluations(db)), table_schema(db, "evaluation")
+    return {
+        **display.rows(rows),
+        **display.columns(schema),
+        "leaderboard": display.table(short_leaderboard(board)),
+        "accuracy": accuracy_intervals(board),
+        "confusion of the best": confusion_plot(confusion, f"{best['model']} on test"),
+    }
+
+
 def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
@@ -128,7 +151,6 @@ def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "dataset": row["dataset"],
         }
         for row in rows
-        if row["comparable"]
     ]
 
 
@@ -143,42 +165,52 @@ class ChampionConfig(dg.Config):
     """Let the rule decide again."""
 
 
-@dg.asset(
-    key=CHAMPION,
-    deps=["evaluation_table"],
-    group_name=GROUP,
-    owners=[OWNER],
-    kinds={"python", "duckdb"},
-    code_version="1",
-    pool=WAREHOUSE_POOL,
-    automation_condition=follow_inputs(),
-    description="The model version that scores feedback, chosen on validation, and why. Config: pin, rollback, unpin.",
-)
-@plain_errors
-def champion_model(
-    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
-) -> dg.MaterializeResult[None]:
-    from emotion_assets.evaluation.champion import Wish, choose_champion
-    from emotion_assets.pages.evaluation import write_evaluation_page
-
-    wish = Wish(config.pin, config.rollback, config.unpin)
-    settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
-    choice = choose_champion(settings, store, warehouse, wish, context.run.run_id, _now())
-    write_evaluation_page(settings, store, warehouse)
-    context.log.info(f"{choice.decision['action']}: {choice.decision['reason']}")
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(choice.model.digest), metadata=decision_metadata(choice.decision)
+def _champion_model(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=CHAMPION,
+        deps=["evaluation_table"],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "duckdb"},
+        code_version=fingerprint("1", settings.evaluation.model_dump())[:12],
+        pool=WAREHOUSE_POOL,
+        automation_condition=follow_inputs(),
+        description=(
+            "The model version that scores feedback, chosen on validation, and why. Run config: pin (a model or "
+            "version), rollback, unpin."
+        ),
     )
+    @plain_errors
+    def champion_model(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.evaluation.champion import Wish, choose_champion
+        from emotion_assets.pages.evaluation import write_evaluation_page
+
+        wish = Wish(config.pin, config.rollback, config.unpin)
+        settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
+        choice = choose_champion(settings, store, warehouse, wish, context.run.run_id, _now())
+        write_evaluation_page(settings, store, warehouse)
+        context.log.info(f"{choice.decision['action']}: {choice.decision['reason']}")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(choice.model.digest), metadata=decision_metadata(choice.decision, workspace)
+        )
+
+    return champion_model
 
 
-def decision_metadata(decision: Mapping[str, Any]) -> dict[str, Any]:
-    import json
+def decision_metadata(decision: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
+    from emotion_assets.warehouse.evaluation import champion_decisions, table_schema
 
+    with workspace.warehouse.reading() as db:
+        rows, schema = len(champion_decisions(db)), table_schema(db, "champion_decisions")
     numbers = [
         {key: entry[key] for key in ("model", "model_version", "accuracy", "difference", "qualifies", "why")}
         for entry in json.loads(decision["numbers"])
     ]
     return {
+        **display.rows(rows),
+        **display.columns(schema),
         "champion": decision["model"],
         "version": decision["model_version"],
         "action": decision["action"],

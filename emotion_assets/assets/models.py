@@ -60,8 +60,13 @@ def _resolved(workspace: Workspace, name: str) -> StoredFolder:
     from emotion_assets.ml.requirements import require_checkpoint
 
     require_checkpoint(workspace.settings.bases[name], name)
+    trained = {
+        key: model
+        for key, model in workspace.settings.models.items()
+        if isinstance(model, TransformerModel) and model.base == name
+    }
     with workspace.store.writing("base_models") as draft:
-        info = resolve_checkpoint(workspace.settings.bases[name], name, draft.path)
+        info = resolve_checkpoint(workspace.settings.bases[name], name, draft.path, trained)
         folder = draft.finish(info)
     workspace.publish(base_key(name), "base_models", folder)
     return folder

@@ -38,10 +38,11 @@ def read_header(line: Line, settings: FeedbackSettings) -> Header:
     Raises:
         Quarantine: the line is no usable header.
     """
-    if b"\r" in line.content.removesuffix(b"\r"):
-        raise Quarantine(Reason.BARE_CR, "lines end in a carriage return alone; save the file with LF or CRLF line ends")
     if len(line.content) > settings.max_row_bytes:
-        raise Quarantine(Reason.BAD_HEADER, f"the first line is longer than max_row_bytes {settings.max_row_bytes}")
+        code = Reason.BARE_CR if b"\r" in line.content else Reason.BAD_HEADER
+        raise Quarantine(
+            code, f"no line end within max_row_bytes {settings.max_row_bytes}; save the file with LF or CRLF"
+        )
     try:
         text = line.content.decode("utf-8")
     except UnicodeDecodeError:
@@ -50,6 +51,8 @@ def read_header(line: Line, settings: FeedbackSettings) -> Header:
         ) from None
     if "\0" in text:
         raise Quarantine(Reason.BAD_HEADER, "the header holds a NUL character; export the file again")
+    if b"\r" in line.content.removesuffix(b"\r"):
+        raise Quarantine(Reason.BARE_CR, "lines end in a carriage return alone; save the file with LF or CRLF")
     given = DELIMITERS if settings.delimiter == "auto" else (settings.delimiter,)
     splits = {delimiter: columns for delimiter in given if (columns := _split_header(text, delimiter)) is not None}
     if not splits:
@@ -103,6 +106,8 @@ def csv_rows(lines: Iterator[Line], header: Header, settings: FeedbackSettings) 
                 continue
             if b'"' not in content:
                 try:
+                    if b"\0" in content:
+                        raise RowProblem(Reason.NUL)
                     text = content.removesuffix(b"\r").decode("utf-8")
                     if "\r" in text:
                         raise RowProblem(Reason.BARE_CR)
@@ -112,14 +117,15 @@ def csv_rows(lines: Iterator[Line], header: Header, settings: FeedbackSettings) 
                 except RowProblem as problem:
                     yield problem.at(number, content)
                 continue
-            record = _Record(number, delimiter)
+        current = record or _Record(number, delimiter)
+        record = None
         try:
-            if record.add(line, max_row):
-                yield record.row(header, max_field)
-                record = None
+            if current.add(line, max_row):
+                yield current.row(header, max_field)
+            else:
+                record = current
         except RowProblem as problem:
-            yield from record.rejected(problem)
-            record = None
+            yield from current.rejected(problem)
     if record is not None:
         yield from record.rejected(RowProblem(Reason.UNCLOSED_QUOTE, "the quote that opens on this line is not closed"))
 
@@ -135,7 +141,7 @@ def _row(number: int, fields: list[str], header: Header, max_field: int | None) 
 
 def _bad_encoding(error: UnicodeDecodeError) -> RowProblem:
     byte = error.object[error.start]
-    return RowProblem(Reason.BAD_ENCODING, f"byte 0x{byte:02x} at position {error.start + 1} of the line is no character")
+    return RowProblem(Reason.BAD_ENCODING, f"byte 0x{byte:02x} at position {error.start + 1} is no character")
 
 
 def _never_closed(number: int) -> Quarantine:
@@ -211,8 +217,7 @@ class _Record:
         if self._problem is not None and len(self.fields) == len(header.columns):
             del self.lines[1:]
             raise self._problem
-        row = _row(self.start, self.fields, header, max_field if self._size > max_field else None)
-        return row
+        return _row(self.start, self.fields, header, max_field if self._size > max_field else None)
 
     def rejected(self, problem: RowProblem) -> Iterator[Rejected]:
         """The row's rejection, or one for each of its lines when where it ends is in doubt."""

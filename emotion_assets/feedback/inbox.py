@@ -28,7 +28,7 @@ MAX_FOLDER_DEPTH = 16
 _CHUNK_BYTES = 1 << 20
 
 
-class Unavailable(UserError):
+class Unavailable(UserError):  # noqa: N818
     """A file that cannot be read now: changed, replaced or removed since it was listed, or not to be opened.
 
     It says nothing about the file's content: leave it for the next tick.
@@ -112,7 +112,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if os.path.islink(path):
+        if path.is_symlink():
             raise Unavailable(f"{safe_text(path.name)}: {Reason.LINK.explain}") from None
         raise error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

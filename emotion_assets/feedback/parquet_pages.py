@@ -27,7 +27,7 @@ def largest_page(stream: BinaryIO, metadata: pq.FileMetaData, file_size: int) ->
         PageError: the file is damaged.
     """
     largest = 0
-    for group in range(metadata.num_row_groups):
+    for group in filled_groups(metadata):
         for place in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(place)
             starts = [chunk.data_page_offset]
@@ -43,6 +43,11 @@ def largest_page(stream: BinaryIO, metadata: pq.FileMetaData, file_size: int) ->
                 largest = max(largest, unpacked)
                 position += header_bytes + packed
     return largest
+
+
+def filled_groups(metadata: pq.FileMetaData) -> list[int]:
+    """The row groups that have rows; what others state about their pages means nothing."""
+    return [place for place in range(metadata.num_row_groups) if metadata.row_group(place).num_rows]
 
 
 def _page_header(stream: BinaryIO, position: int) -> tuple[int, int, int]:

@@ -5,7 +5,8 @@ the meaning of text, id and created_at (``rows``).
 
 Three things bound the memory: no page unpacks to more than 128 MiB (its own header is asked, not the footer alone);
 columns of strings are read as dictionaries, so that one long string that a million rows point to is there once; and a
-batch has 1,024 rows of flat columns. Nested columns are refused: a few bytes of them can stand for any number of values.
+batch has 1,024 rows of flat columns. Nested columns are refused: a few bytes of them can stand for any number of
+values.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from emotion_assets.feedback.csv_reader import check_columns
-from emotion_assets.feedback.parquet_pages import PageError, largest_page
+from emotion_assets.feedback.parquet_pages import PageError, filled_groups, largest_page
+from emotion_assets.feedback.parquet_process import MAGIC
 from emotion_assets.feedback.rows import (
     Accepted,
     Quarantine,
@@ -32,11 +34,9 @@ from emotion_assets.feedback.rows import (
     RowProblem,
     accept,
     check_characters,
-    check_sizes,
 )
 from emotion_assets.settings import FeedbackSettings
 
-MAGIC = b"PAR1"
 _BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
 _MAX_FOOTER_BYTES = 1 << 24
@@ -69,7 +69,7 @@ def parquet_rows(stream: BinaryIO, settings: FeedbackSettings) -> Iterator[Accep
     except (pa.ArrowException, PageError, ValueError, MemoryError, OverflowError) as error:
         raise _corrupt(error) from None
     if number != declared:
-        raise Quarantine(Reason.CORRUPT_PARQUET, f"the footer says {declared} rows, {number} are there; export it again")
+        raise Quarantine(Reason.CORRUPT_PARQUET, f"states {declared} rows, {number} are there; export it again")
 
 
 def _check_frame(stream: BinaryIO, size: int) -> None:
@@ -111,21 +111,25 @@ def _open(
         page_checksum_verification=True,
         arrow_extensions_enabled=False,
     )
-    return names, file.iter_batches(_BATCH_ROWS, use_threads=False), metadata.num_rows
+    return (
+        names,
+        file.iter_batches(_BATCH_ROWS, row_groups=filled_groups(metadata), use_threads=False),
+        metadata.num_rows,
+    )
 
 
 def _is_kept(name: str, kind: pa.DataType) -> bool:
     """Whether the column holds strings; raises Quarantine for a column of a type that cannot be taken."""
     if pt.is_dictionary(kind):
         kind = kind.value_type
-    is_string = pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
+    is_string: bool = pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
     allowed: tuple[Callable[[pa.DataType], bool], ...] = {
         "text": (),
         "id": (pt.is_integer, pt.is_null),
         "created_at": (pt.is_timestamp, pt.is_date, pt.is_null),
     }.get(name, _FLAT)
     if not is_string and not any(check(kind) for check in allowed):
-        raise Quarantine(Reason.UNSUPPORTED_TYPE, f"column {name[:80]!r} is of type {str(kind)[:80]}; write it as string")
+        raise Quarantine(Reason.UNSUPPORTED_TYPE, f"column {name[:80]!r} is {str(kind)[:80]}; write it as string")
     return is_string
 
 
@@ -150,19 +154,20 @@ def _values(column: pa.Array, max_field_bytes: int) -> list[Any]:
 
 
 def _strings(column: pa.Array, max_field_bytes: int) -> list[Any]:
-    lengths = pc.binary_length(column).to_pylist()
+    lengths = pc.binary_length(column).fill_null(0).to_pylist()
     too_long = RowProblem(Reason.FIELD_TOO_LONG, f"a field is longer than max_field_bytes {max_field_bytes}")
     if max(lengths, default=0) <= max_field_bytes:
         return _each(column, RowProblem(Reason.BAD_ENCODING, "a string is not UTF-8"))
     return [
-        too_long if length > max_field_bytes else _each(column[place : place + 1], RowProblem(Reason.BAD_ENCODING))[0]
+        too_long if length > max_field_bytes else _one(column[place], RowProblem(Reason.BAD_ENCODING))
         for place, length in enumerate(lengths)
     ]
 
 
 def _each(column: pa.Array, problem: RowProblem) -> list[Any]:
     try:
-        return column.to_pylist()
+        values: list[Any] = column.to_pylist()
+        return values
     except (ValueError, OverflowError, pa.ArrowException):
         return [_one(scalar, problem) for scalar in column]
 
@@ -178,7 +183,7 @@ def _row(number: int, values: dict[str, Any], settings: FeedbackSettings) -> Acc
     try:
         for name, value in values.items():
             if isinstance(value, RowProblem):
-                raise value
+                raise RowProblem(value.reason_code, value.detail)
             if isinstance(value, str):
                 if "\0" in value:
                     check_characters(value)

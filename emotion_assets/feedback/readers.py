@@ -20,15 +20,24 @@ from emotion_assets.feedback.csv_reader import csv_rows, read_header
 from emotion_assets.feedback.inbox import Unavailable, open_regular, safe_text
 from emotion_assets.feedback.jsonl_reader import jsonl_rows
 from emotion_assets.feedback.lines import numbered_lines
-from emotion_assets.feedback.parquet_reader import MAGIC as PARQUET_MAGIC
-from emotion_assets.feedback.parquet_reader import parquet_rows
+from emotion_assets.feedback.parquet_process import MAGIC as PARQUET_MAGIC
+from emotion_assets.feedback.parquet_process import parquet_rows_apart
 from emotion_assets.feedback.rows import Accepted, Quarantine, Reason, Rejected
 from emotion_assets.settings import FeedbackSettings
 
 __all__ = ["Accepted", "Quarantine", "Reason", "Rejected", "Unavailable", "read_feedback"]
 
 _HEAD_BYTES = 4096
-_ARCHIVE_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
+_ARCHIVE_MAGIC = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf",
+    b"Rar!",
+)
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
@@ -53,7 +62,7 @@ def _rows(stream: BinaryIO, suffix: str, settings: FeedbackSettings) -> Iterator
     head = stream.read(_HEAD_BYTES)
     stream.seek(0)
     if head.startswith(PARQUET_MAGIC):
-        yield from parquet_rows(stream, settings)
+        yield from parquet_rows_apart(stream, settings)
         return
     _check_head(head, settings.encoding)
     lines = numbered_lines(stream, settings.encoding, settings.max_row_bytes)
@@ -81,5 +90,6 @@ def _check_head(head: bytes, encoding: str) -> None:
         return
     if head.startswith(_WIDE_MARKS) or head.count(0) * 4 > len(head):
         raise Quarantine(
-            Reason.WRONG_ENCODING, f"looks like UTF-16 or binary data, not {encoding}; set feedback.encoding or save as UTF-8"
+            Reason.WRONG_ENCODING,
+            f"looks like UTF-16 or binary data, not {encoding}; set feedback.encoding or save as UTF-8",
         )

@@ -15,7 +15,6 @@ from typing import Any
 
 from emotion_assets.settings import UserError
 
-
 MAX_DEPTH = 32
 EXCERPT_CHARACTERS = 200
 
@@ -87,7 +86,7 @@ class Reason(StrEnum):
     BAD_CREATED_AT = "bad_created_at", "created_at is not an ISO 8601 date or time"
 
 
-class Quarantine(UserError):
+class Quarantine(UserError):  # noqa: N818
     """A file that as a whole cannot be read: nothing of it is kept, also of rows that were already yielded."""
 
     def __init__(self, reason_code: Reason, detail: str) -> None:
@@ -121,7 +120,7 @@ class Rejected:
     raw_excerpt: str
 
 
-class RowProblem(Exception):
+class RowProblem(Exception):  # noqa: N818
     """Raised inside a reader for a row to reject; readers turn it into ``Rejected``."""
 
     def __init__(self, reason_code: Reason, detail: str = "") -> None:
@@ -160,15 +159,17 @@ def accept(row_number: int, values: dict[str, Any]) -> Accepted:
 def _as_utc(value: Any) -> datetime | None:
     """ISO 8601 with a date at least; without an offset it is taken as UTC. Blank is none."""
     try:
-        if isinstance(value, str):
-            if not value or value.isspace():
-                return None
-            value = datetime.fromisoformat(value.strip())
-        elif isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime(value.year, value.month, value.day)
-        elif not isinstance(value, datetime):
+        if isinstance(value, datetime):
+            moment = value
+        elif isinstance(value, date):
+            moment = datetime(value.year, value.month, value.day)
+        elif not isinstance(value, str):
             raise RowProblem(Reason.BAD_CREATED_AT, f"created_at is a {type(value).__name__}, not an ISO 8601 string")
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        elif not value or value.isspace():
+            return None
+        else:
+            moment = datetime.fromisoformat(value.strip())
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         shown = excerpt(str(value))[:40]
         raise RowProblem(
@@ -199,7 +200,7 @@ def check_sizes(values: dict[str, Any], max_field_bytes: int) -> None:
     for key, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if len(text) > max_field_bytes or len(text.encode("utf-8", "replace")) > max_field_bytes:
-            raise RowProblem(Reason.FIELD_TOO_LONG, f"field {excerpt(key)[:40]!r} is longer than {max_field_bytes} bytes")
+            raise RowProblem(Reason.FIELD_TOO_LONG, f"{excerpt(key)[:40]!r} is longer than {max_field_bytes} bytes")
 
 
 def excerpt(raw: str | bytes) -> str:

@@ -3,8 +3,8 @@
 Belongs here: which texts are scored, in which batches, what status a score gets, which rows a person should see. Does
 not belong here: the model behind the answer (``ml.scoring``), what is SQL (``warehouse.feedback``).
 
-The texts to be scored are written to a nameless file first, each distinct text once with the ids of all its rows. So
-an identical text is computed once, the database is free while the model works, and memory does not grow with the rows.
+The rows to be scored are written to a nameless file first, equal texts behind each other. So an identical text is
+computed once, the database is free while the model works, and memory does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from emotion_assets.warehouse.feedback import (
 if TYPE_CHECKING:
     from emotion_assets.resources import Workspace
 
-SPOOL_ROWS = 256
+SPOOL_ROWS = 1024
 BATCH_CHARACTERS = 16_000_000
 
 
@@ -233,17 +233,22 @@ def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:
             stream.write_batch(batch)
 
 
-def _batches(texts: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
-    """Batches of at most ``size`` texts and about ``BATCH_CHARACTERS`` characters."""
+def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
+    """Batches of at most ``size`` distinct texts and about ``BATCH_CHARACTERS`` characters."""
     batch, characters = _Batch([], [], [], []), 0
-    for part in texts:
-        columns = (part[name].to_pylist() for name in ("text", "ids", "probabilities", "truncated"))
-        for text, ids, known, truncated in zip(*columns, strict=True):
+    last = None
+    for part in rows:
+        columns = (part[name].to_pylist() for name in ("text", "feedback_id", "probabilities", "truncated"))
+        for text, feedback_id, known, truncated in zip(*columns, strict=True):
+            if text == last:
+                batch.ids[-1].append(feedback_id)
+                continue
+            last = text
             if batch.texts and (len(batch.texts) >= size or characters + len(text) > BATCH_CHARACTERS):
                 yield batch
                 batch, characters = _Batch([], [], [], []), 0
             batch.texts.append(text)
-            batch.ids.append(ids)
+            batch.ids.append([feedback_id])
             batch.known.append(known)
             batch.truncated.append(truncated)
             characters += len(text)

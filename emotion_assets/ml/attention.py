@@ -1,9 +1,9 @@
 """One attention over packed rows, with several backends: flash-attn, hub kernels, torch's varlen_attn, SDPA, eager.
 
-Padding is removed before the embeddings, so a backbone sees one line of tokens ``[1, T]``. The line is made of segments
-(a row of text; a prompt that all rows begin with; an answer after a row) and each segment may have a parent segment
-that its tokens see too. ``Layout`` says which tokens see which; ``packed_attention`` is registered in transformers under
-``NAME`` and obeys it, so nothing of a model's own code is changed.
+Padding is removed before the embeddings, so a backbone sees one line of tokens ``[1, T]``. The line is made of
+segments (a row of text; a prompt that all rows begin with; an answer after a row) and each segment may have a parent
+segment that its tokens see too. ``Layout`` says which tokens see which; ``packed_attention`` is registered in
+transformers under ``NAME`` and obeys it, so nothing of a model's own code is changed.
 
 Belongs here: the layout, the backends, which of them runs and why. Does not belong here: token ids (``batches``).
 https://huggingface.co/docs/transformers/attention_interface
@@ -122,7 +122,7 @@ def _level(
         query=torch.from_numpy((starts + np.minimum(at_query, queries - 1)).ravel()).to(device),
         key=torch.from_numpy(key.ravel()).to(device),
         unpad=torch.from_numpy(np.flatnonzero(inside.ravel())).to(device),
-        mask=torch.from_numpy(np.ascontiguousarray(mask)).to(device)[:, None],
+        mask=torch.from_numpy(np.array(mask)).to(device)[:, None],
     )
 
 
@@ -277,10 +277,10 @@ def _probe(varlen: VarlenAttention, runtime: Runtime) -> None:
     inputs = [torch.randn(shape, generator=generator).to(runtime.device) for shape in shapes]
     results = []
     for backend, dtype in ((Backend("probed", "", varlen), runtime.dtype), (EAGER, torch.float32)):
-        leaves = [x.to(dtype).detach().requires_grad_() for x in inputs]
-        out, _ = packed_attention(torch.nn.Identity(), *leaves, None, layout=layout, backend=backend)
+        q, k, v = (x.to(dtype).detach().requires_grad_() for x in inputs)
+        out, _ = packed_attention(torch.nn.Identity(), q, k, v, None, layout=layout, backend=backend)
         out.square().sum().backward()
-        results.append([out.float(), *(leaf.grad.float() for leaf in leaves if leaf.grad is not None)])
+        results.append([out.float(), *(leaf.grad.float() for leaf in (q, k, v) if leaf.grad is not None)])
     for mine, reference in zip(*results, strict=True):
         difference = ((mine - reference).norm() / reference.norm()).item()
         if not difference < TOLERANCE:

@@ -27,7 +27,7 @@ _NOT_WORD = regex.compile(r"[^\p{L}\p{N}]+")
 
 
 class _Report(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
 
 class Share(_Report):

@@ -4,35 +4,55 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from emotion_assets.ml import distributed
+from emotion_assets.ml.attention import NAME, choose_backend, register
 from emotion_assets.ml.batches import make_batch
+from emotion_assets.ml.checkpoints import check_checkpoint, read_config
+from emotion_assets.ml.classifier import first_position
 from emotion_assets.ml.datasets import DataError
 from emotion_assets.ml.fitting import Fitted, Report, fit
 from emotion_assets.ml.hub import download_checkpoint, hub_problem
+from emotion_assets.ml.memory import preflight
+from emotion_assets.ml.resume import Checkpoint
 from emotion_assets.ml.runtime import choose_runtime, set_seed
-from emotion_assets.settings import Architecture, BaseSettings, FolderSource, HubSource, PretrainedHere
+from emotion_assets.settings import (
+    Architecture,
+    BaseSettings,
+    FolderSource,
+    HubSource,
+    PretrainedHere,
+    TransformerModel,
+)
+from emotion_assets.store import MANIFEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CAUSAL_MODEL_TYPES = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "smollm3"}
 
-
-def resolve_checkpoint(base: BaseSettings, name: str, target: Path) -> dict[str, Any]:
+def resolve_checkpoint(
+    base: BaseSettings, name: str, target: Path, models: Mapping[str, TransformerModel]
+) -> dict[str, Any]:
     """Put the checkpoint of a Hub repository or folder into ``target`` and return what is known of it.
 
+    Args:
+        models: those that are to be trained on this base; the memory they need is looked at before a download.
+
     Raises:
-        DataError: the Hub cannot give it, or the folder is no safetensors checkpoint.
+        DataError: the Hub cannot give it, the folder is no safetensors checkpoint, or the memory is too small.
     """
     if isinstance(base.source, HubSource):
         source = base.source
         if problem := hub_problem(source.hub, source.revision, gated=source.gated):
             raise DataError(f"bases.{name}: {source.hub}: {problem}")
+        if models:
+            config = read_config(download_checkpoint(source.hub, source.revision, weights=False))
+            preflight(config, models, choose_runtime())
         folder, origin = download_checkpoint(source.hub, source.revision), f"{source.hub}@{source.revision}"
     else:
         assert isinstance(base.source, FolderSource)
@@ -40,23 +60,10 @@ def resolve_checkpoint(base: BaseSettings, name: str, target: Path) -> dict[str,
         origin = folder.name
     check_checkpoint(folder)
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".txt", ".model", ".safetensors") or path.name.startswith("LICENSE"):
+        wanted = path.suffix in (".json", ".txt", ".model", ".safetensors") or path.name.startswith("LICENSE")
+        if wanted and path.name != MANIFEST:  # a folder of a store may be a source too; each store writes its own
             _link_or_copy(path.resolve(), target / path.name)
     return {"origin": origin, **_describe(target)}
-
-
-def check_checkpoint(folder: Path) -> None:
-    """Refuse a folder that ``from_pretrained`` could not take safely.
-
-    Raises:
-        DataError: no config.json, or weights that are not safetensors.
-    """
-    if not (folder / "config.json").is_file():
-        raise DataError(f"{folder}: no config.json; give a checkpoint folder as from_pretrained takes it")
-    if not list(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for p in folder.glob("*.bin"))
-        found = f"only {pickles[0]}, a pickle" if pickles else "none"
-        raise DataError(f"{folder}: no safetensors weights (found {found}); convert the checkpoint to safetensors")
 
 
 def pretrain(
@@ -68,6 +75,7 @@ def pretrain(
     target: Path,
     stage: str,
     report: Report,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, Any], Fitted]:
     """Build the architecture with random weights, train it on token ids, save it as a checkpoint folder.
 
@@ -75,16 +83,19 @@ def pretrain(
     of them: 80% masked, 10% replaced, 10% kept; Devlin et al. 2019).
     """
     set_seed(seed)
+    register()
     runtime = choose_runtime(base.pretrain.precision)
-    model = build(base.build, tokenizer, max_length).to(runtime.device)
+    model: Any = build(base.build, tokenizer, max_length)
+    model.to(runtime.device)
+    model.set_attn_implementation(NAME)
+    backend = choose_backend("auto", runtime)
     rows = [row for row in rows if len(row) > 1]
     causal = base.build.model_type == "llama"
-    generator = torch.Generator().manual_seed(seed)
     special = torch.tensor(sorted(tokenizer.all_special_ids))
 
     def next_token_loss(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
-        batch = make_batch([rows[i] for i in chosen], True, 0, runtime.device)
-        hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state[0]
+        batch = make_batch([rows[i] for i in chosen], runtime.device, causal=True)
+        hidden = model.model(**batch.inputs, layout=batch.layout, backend=backend, use_cache=False).last_hidden_state[0]
         ids = batch.inputs["input_ids"][0]
         ends = torch.tensor(batch.lengths).cumsum(0) - 1
         keep = torch.ones(len(ids), dtype=torch.bool)
@@ -95,25 +106,27 @@ def pretrain(
         return loss, len(places)
 
     def masked_token_loss(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
-        batch = make_batch([rows[i] for i in chosen], False, tokenizer.pad_token_id, torch.device("cpu"))
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
-        candidates = mask & ~torch.isin(ids, special)
-        picked = candidates & (torch.rand(ids.shape, generator=generator) < base.mask_share)
+        batch = make_batch([rows[i] for i in chosen], runtime.device, False, first_position(model.config))
+        ids = batch.inputs["input_ids"][0].cpu()
+        candidates = ~torch.isin(ids, special)
+        picked = candidates & (torch.rand(ids.shape) < base.mask_share)
         if not picked.any():
             picked = candidates
-        fate = torch.rand(ids.shape, generator=generator)
-        random_ids = torch.randint(len(tokenizer), ids.shape, generator=generator)
+        fate = torch.rand(ids.shape)
         seen = torch.where(picked & (fate < 0.8), tokenizer.mask_token_id, ids)
+        random_ids = torch.randint(len(tokenizer), ids.shape)
         seen = torch.where(picked & (fate >= 0.8) & (fate < 0.9), random_ids, seen)
-        inputs = {"input_ids": seen.to(runtime.device), "attention_mask": mask.long().to(runtime.device)}
+        inputs = batch.inputs | {"input_ids": seen[None].to(runtime.device)}
         encoder = getattr(model, model.base_model_prefix)
-        hidden = encoder(**inputs).last_hidden_state[picked.to(runtime.device)]
+        hidden = encoder(**inputs, layout=batch.layout, backend=backend).last_hidden_state[0][picked.to(runtime.device)]
         head = model.cls if hasattr(model, "cls") else model.lm_head
         loss = torch.nn.functional.cross_entropy(head(hidden).float(), ids[picked].to(runtime.device), reduction="sum")
         return loss, int(picked.sum())
 
     loss_of = next_token_loss if causal else masked_token_loss
-    fitted = fit(model, len(rows), loss_of, base.pretrain, runtime, seed, stage, report)
+    fitted = fit(model, len(rows), loss_of, base.pretrain, runtime, seed, stage, report, checkpoint=checkpoint)
+    if not distributed.is_first():
+        return {}, fitted
     model.to("cpu").save_pretrained(target)
     tokenizer.save_pretrained(target)
     return {"origin": f"{base.build.model_type} pre-trained here", **_describe(target)}, fitted

@@ -1,6 +1,7 @@
 """Token ids of several rows as one line without padding.
 
-Belongs here: the line of tokens, where each row lies in it, pooling of a row. Which tokens see which is ``attention``'s.
+Belongs here: the line of tokens, where each row lies in it, pooling of a row. Does not belong here: which
+tokens see which (``attention``).
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens at the beginning are worth sharing: equal in all rows, and not the whole of any row."""
     if len(rows) < 2:
         return 0
-    low, high = min(rows), max(rows)  # in lexicographic order: what these two share, all share
+    low, high = min(map(list, rows)), max(map(list, rows))  # in lexicographic order: what these two share, all share
     limit = min(len(row) for row in rows) - 1
     shared = next((i for i in range(min(limit, len(low), len(high))) if low[i] != high[i]), limit)
     return shared if shared >= SHORTEST_PREFIX else 0

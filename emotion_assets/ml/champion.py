@@ -122,15 +122,15 @@ def _first(candidates: Sequence[Candidate], rule: EvaluationSettings) -> Decisio
 def _verdict(challenger: Candidate, incumbent: Candidate, rule: EvaluationSettings) -> Verdict:
     gain = _gain(challenger, incumbent)
     lost = [c for c in collapsed_classes(challenger, rule) if c not in collapsed_classes(incumbent, rule)]
-    points = f"{gain * 100:+.2f} points of validation accuracy"
+    points, margin = f"{gain * 100:+.2f} points of validation accuracy", f"{rule.promotion_margin * 100:g}"
     if lost:
         return _as_verdict(challenger, gain, False, f"{points}, but {_collapse(lost, challenger, rule)}")
     if gain >= rule.promotion_margin:
-        return _as_verdict(challenger, gain, True, f"{points} reach the margin of {rule.promotion_margin * 100:g}")
+        return _as_verdict(challenger, gain, True, f"{points}, at or above the margin of {margin}")
     if gain >= -rule.as_good_within and _much_cheaper(challenger, incumbent, rule):
         times = incumbent.total_parameters / max(1, challenger.total_parameters)
         return _as_verdict(challenger, gain, True, f"as good ({points}) and {times:.1f} times fewer parameters")
-    return _as_verdict(challenger, gain, False, f"{points} do not reach the margin of {rule.promotion_margin * 100:g}")
+    return _as_verdict(challenger, gain, False, f"{points}, short of the margin of {margin}")
 
 
 def _as_verdict(candidate: Candidate, difference: float | None, qualifies: bool, why: str) -> Verdict:

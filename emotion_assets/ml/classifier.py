@@ -1,27 +1,25 @@
 """The transformer classifier: a backbone, read by a pooled head or by the label words, with or without LoRA.
 
-Both objectives end in class probabilities ``[B, labels]``, so nothing downstream asks which one was used.
+Both objectives end in class probabilities ``[B, labels]``, so nothing downstream asks which one was used. How a
+classifier is put on disk and read back is ``checkpoints``'s.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from emotion_assets.ml.bases import CAUSAL_MODEL_TYPES, check_checkpoint
-from emotion_assets.ml.batches import Batch, make_batch
+from emotion_assets.ml.attention import Backend
+from emotion_assets.ml.batches import Batch, common_prefix, make_batch
 from emotion_assets.ml.datasets import DataError
-from emotion_assets.ml.runtime import Runtime
-from emotion_assets.settings import TransformerModel
 
-ADAPTER, BACKBONE, HEAD = "adapter", "backbone", "head.safetensors"
+CAUSAL_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+ENCODER_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions begin at pad_token_id + 1
 
 
 @dataclass(frozen=True)
@@ -36,31 +34,36 @@ class Shape:
     base_digest: str
     instruction: str = ""
     answers: list[list[int]] = field(default_factory=list)
+    quantization: str = "none"
     kind: str = "transformer"
 
 
 class Classifier(nn.Module):
-    """Backbone and head. ``log_probabilities`` is the one way in, for training and for scoring."""
+    """Backbone and head. ``log_probabilities`` is the one way in for scoring, ``loss`` for training."""
 
-    def __init__(self, backbone: nn.Module, shape: Shape, head_dropout: float = 0.0) -> None:
+    def __init__(self, backbone: nn.Module, shape: Shape, backend: Backend, head_dropout: float = 0.0) -> None:
         super().__init__()
-        self.backbone, self.shape = backbone, shape
+        self.backbone, self.shape, self.backend = backbone, shape, backend
         config: Any = backbone.config
-        self.packed = config.model_type in CAUSAL_MODEL_TYPES
-        self.pad_id = config.pad_token_id or 0
-        if shape.objective == "instruction" and not self.packed:
+        self.causal = config.model_type in CAUSAL_MODEL_TYPES
+        self.first_position = first_position(config)
+        if shape.objective == "instruction" and not self.causal:
             raise DataError(f"objective instruction needs a causal base; this one is {config.model_type}, use head")
         self.dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(config.hidden_size, len(shape.labels)) if shape.objective == "head" else None
+        self.scored_answers = _telling_part(shape.answers)
 
     def log_probabilities(self, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-        """Log-probability of each label, ``[rows, labels]``, from the token ids of texts or prompts."""
-        if self.head is not None:
-            batch = make_batch(rows, self.packed, self.pad_id, device)
-            pooled = batch.pool(self._hidden(batch), self.shape.pooling).float()
-            return torch.log_softmax(self.head(self.dropout(pooled)), dim=-1)
-        scores = self._answer_scores(rows, list(range(len(self.shape.labels))), device)
-        return torch.log_softmax(scores.view(len(rows), -1), dim=-1)
+        """Log-probability of each label, ``[rows, labels]``, from the token ids of texts or prompts.
+
+        ``instruction``: the log-probabilities of each label's tokens after the prompt, summed and normalised over the
+        labels, in one forward pass: a prompt is read once, its answers branch off behind it.
+        """
+        if self.head is None:
+            return torch.log_softmax(self._answer_scores(rows, device), dim=-1)
+        batch = make_batch(rows, device, self.causal, self.first_position)
+        pooled = batch.pool(self.hidden(batch), self.shape.pooling).float()
+        return torch.log_softmax(self.head(self.dropout(pooled)), dim=-1)
 
     def loss(self, rows: Sequence[Sequence[int]], labels: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, int]:
         """The summed training loss and how many targets it sums over.
@@ -68,124 +71,70 @@ class Classifier(nn.Module):
         ``head``: cross entropy over the labels. ``instruction``: cross entropy of the right answer's tokens, as in
         supervised fine-tuning; the wrong answers are not seen.
         """
-        device = labels.device
-        if self.head is not None:
-            log_probabilities = self.log_probabilities(rows, device)
-            right = log_probabilities.gather(1, labels[:, None]).sum()
-            spread = log_probabilities.mean(1).sum()
-            return -((1 - smoothing) * right + smoothing * spread), len(rows)
-        answers = labels.tolist()
-        scores = self._answer_scores(rows, None, device, answers)
-        return -scores.sum(), sum(len(self.shape.answers[a]) for a in answers)
+        if self.head is None:
+            return self._answer_loss(rows, labels)
+        log_probabilities = self.log_probabilities(rows, labels.device)
+        right = log_probabilities.gather(1, labels[:, None]).sum()
+        spread = log_probabilities.mean(1).sum()
+        return -((1 - smoothing) * right + smoothing * spread), len(rows)
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
-        extra = {"use_cache": False} if self.packed else {}
-        return self.backbone(**batch.inputs, **extra).last_hidden_state
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """The last hidden states ``[1, T, H]`` of a packed batch."""
+        backbone: Any = self.backbone
+        model = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+        model = model.model if self.head is None else model
+        extra = {"use_cache": False} if self.causal else {}
+        out = model(**batch.inputs, **extra, layout=batch.layout, backend=self.backend)
+        return out.last_hidden_state  # type: ignore[no-any-return]
 
-    def _answer_scores(
-        self,
-        prompts: Sequence[Sequence[int]],
-        every: list[int] | None,
-        device: torch.device,
-        right: list[int] | None = None,
-    ) -> torch.Tensor:
-        """Log-probability of answers after their prompts, one per (prompt, answer) pair; logits at answers only."""
-        answers = self.shape.answers
-        pairs = [(p, a) for p in range(len(prompts)) for a in (every if right is None else [right[p]])]  # type: ignore[union-attr]
-        batch = make_batch([[*prompts[p], *answers[a]] for p, a in pairs], True, self.pad_id, device)
-        causal: Any = self.backbone.get_base_model() if hasattr(self.backbone, "get_base_model") else self.backbone
-        hidden = causal.model(**batch.inputs, use_cache=False).last_hidden_state[0]
-        places, owners, start = [], [], 0
-        for pair, (p, a) in enumerate(pairs):
-            first = start + len(prompts[p])
-            places += range(first, first + len(answers[a]))
-            owners += [pair] * len(answers[a])
-            start = first + len(answers[a])
-        at = torch.tensor(places, device=device)
-        logits = causal.lm_head(hidden[at - 1]).float()
-        token_scores = torch.log_softmax(logits, -1).gather(1, batch.inputs["input_ids"][0, at][:, None]).squeeze(1)
-        return torch.zeros(len(pairs), device=device).index_add(0, torch.tensor(owners, device=device), token_scores)
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        backbone: Any = self.backbone
+        causal = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+        return causal.lm_head(hidden).float()  # type: ignore[no-any-return]
 
+    def _answer_loss(self, prompts: Sequence[Sequence[int]], labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+        right = [self.shape.answers[label] for label in labels.tolist()]
+        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, right, strict=True)]
+        batch = make_batch(rows, labels.device, True, prefix=common_prefix(prompts))
+        before: list[int] = []  # the places whose next token is an answer's
+        for start, prompt, answer in zip(batch.starts, prompts, right, strict=True):
+            first = start + len(prompt) - batch.prefix - 1
+            before += range(first, first + len(answer))
+        hidden = self.hidden(batch)[0].index_select(0, torch.tensor(before, device=labels.device))
+        goal = torch.tensor([token for answer in right for token in answer], device=labels.device)
+        return nn.functional.cross_entropy(self._logits(hidden), goal, reduction="sum"), len(goal)
 
-def new_classifier(
-    base_folder: Path, model: TransformerModel, shape: Shape, runtime: Runtime, attention: str
-) -> Classifier:
-    """The untrained classifier on top of a base checkpoint, adapters and head fresh."""
-    backbone = load_backbone(base_folder, shape.objective, runtime, attention, frozen=model.method == "lora")
-    if model.method == "lora":
-        from peft import LoraConfig, TaskType, get_peft_model
-
-        task = TaskType.CAUSAL_LM if shape.objective == "instruction" else TaskType.FEATURE_EXTRACTION
-        config = LoraConfig(
-            task_type=task,
-            r=model.lora.rank,
-            lora_alpha=model.lora.alpha,
-            lora_dropout=model.lora.dropout,
-            target_modules=model.lora.target_modules,
-            modules_to_save=["embed_tokens"] if model.lora.train_embeddings else None,
-        )
-        backbone = get_peft_model(backbone, config)
-    return Classifier(backbone, shape, model.head_dropout).to(runtime.device)
+    def _answer_scores(self, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+        """Summed log-probability of each label's telling tokens after each prompt, ``[prompts, labels]``."""
+        answers = self.scored_answers
+        tails = [(p, a) for p in range(len(prompts)) for a in range(len(answers)) if len(answers[a]) > 1]
+        branches = [(p, answers[a][:-1]) for p, a in tails]
+        batch = make_batch(prompts, device, True, prefix=common_prefix(prompts), branches=branches)
+        hidden = self.hidden(batch)[0]
+        ends = torch.tensor(batch.starts, device=device) + torch.tensor(batch.lengths, device=device) - 1
+        first = torch.log_softmax(self._logits(hidden[ends]), -1)
+        scores = first[:, [answer[0] for answer in answers]]
+        if not tails:
+            return scores
+        places: list[int] = []
+        owners: list[int] = []
+        goals: list[int] = []
+        for (p, a), start in zip(tails, batch.branch_starts, strict=True):
+            places += range(start, start + len(answers[a]) - 1)
+            owners += [p * len(answers) + a] * (len(answers[a]) - 1)
+            goals += answers[a][1:]
+        rest = torch.log_softmax(self._logits(hidden[torch.tensor(places, device=device)]), -1)
+        rest = rest.gather(1, torch.tensor(goals, device=device)[:, None]).squeeze(1)
+        return scores.flatten().index_add(0, torch.tensor(owners, device=device), rest).view_as(scores)
 
 
-def load_backbone(folder: Path, objective: str, runtime: Runtime, attention: str, frozen: bool) -> Any:
-    """A checkpoint as transformers loads it: with its language-model head for ``instruction``, bare for ``head``.
-
-    A frozen base is held in the format it computes in; weights that are trained are held in fp32.
-    """
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    check_checkpoint(folder)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    loader: Any = AutoModelForCausalLM if objective == "instruction" else AutoModel
-    extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the language-model head left out is not worth a warning
-    try:
-        return loader.from_pretrained(
-            folder,
-            dtype=runtime.dtype if frozen else torch.float32,
-            attn_implementation=attention,
-            trust_remote_code=False,
-            use_safetensors=True,
-            **extra,
-        )
-    finally:
-        logging.set_verbosity(verbosity)
+def first_position(config: Any) -> int:
+    """The position id of a row's first token."""
+    return config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
 
 
-def save_classifier(classifier: Classifier, folder: Path) -> None:
-    """Adapters or backbone, head and shape; all weights as safetensors."""
-    backbone: Any = classifier.backbone
-    if classifier.shape.method == "lora":
-        backbone.save_pretrained(folder / ADAPTER, safe_serialization=True)
-        for readme in (folder / ADAPTER).glob("*.md"):
-            readme.unlink()
-        config = folder / ADAPTER / "adapter_config.json"  # the base is found by its digest, not by this machine's path
-        content = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
-        config.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    else:
-        backbone.save_pretrained(folder / BACKBONE)
-    if classifier.head is not None:
-        save_file({k: v.detach().cpu().contiguous() for k, v in classifier.head.state_dict().items()}, folder / HEAD)
-    (folder / "model.json").write_text(json.dumps(vars(classifier.shape), indent=1), encoding="utf-8")
-
-
-def load_classifier(folder: Path, base_folder: Path, runtime: Runtime) -> Classifier:
-    """The trained classifier as it was saved, in evaluation mode."""
-    from emotion_assets.ml.runtime import attention_backend
-
-    shape = Shape(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
-    attention, _ = attention_backend("auto", runtime)
-    if shape.method == "lora":
-        from peft import PeftModel
-
-        backbone = load_backbone(base_folder, shape.objective, runtime, attention, frozen=True)
-        backbone = PeftModel.from_pretrained(backbone, folder / ADAPTER)
-    else:
-        backbone = load_backbone(folder / BACKBONE, shape.objective, runtime, attention, frozen=False)
-    classifier = Classifier(backbone, shape)
-    if classifier.head is not None:
-        classifier.head.load_state_dict(load_file(folder / HEAD))
-    return classifier.to(runtime.device).eval()
+def _telling_part(answers: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The answers without their closing end-of-turn token, unless one label is the beginning of another."""
+    words = [list(answer[:-1]) for answer in answers]
+    ambiguous = any(a != b and b[: len(a)] == a for a in words for b in words) or not all(words)
+    return [list(answer) for answer in answers] if ambiguous else words

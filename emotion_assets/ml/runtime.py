@@ -47,21 +47,6 @@ def choose_runtime(precision: str = "auto") -> Runtime:
     return Runtime(device, torch.float16, "the GPU has no bf16")
 
 
-def attention_backend(asked: str, runtime: Runtime) -> tuple[str, str]:
-    """The attention implementation for ``from_pretrained`` and why: flash-attn where it can run, else SDPA."""
-    if asked != "auto" and asked != "flash_attention_2":
-        return asked, "asked for"
-    if runtime.device.type != "cuda":
-        return "sdpa", "flash-attn needs a CUDA GPU"
-    if runtime.dtype == torch.float32:
-        return "sdpa", "flash-attn needs bf16 or fp16"
-    from transformers.utils import is_flash_attn_2_available
-
-    if not is_flash_attn_2_available():
-        return "sdpa", "flash-attn is not installed (pip install emotion_assets[gpu])"
-    return "flash_attention_2", "a CUDA GPU and flash-attn are there"
-
-
 def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)

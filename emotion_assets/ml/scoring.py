@@ -11,7 +11,7 @@ import torch
 
 from emotion_assets.ml.batches import by_length
 from emotion_assets.ml.bigru import load_bigru, words
-from emotion_assets.ml.classifier import load_classifier
+from emotion_assets.ml.checkpoints import load_classifier
 from emotion_assets.ml.runtime import Runtime, choose_runtime
 from emotion_assets.ml.svm import load_svm
 from emotion_assets.ml.tokens import TOKENIZER_FOLDER, encode, encode_prompts, load_tokenizer
@@ -77,7 +77,7 @@ class _TransformerScorer(Scorer):
     def __init__(self, model: StoredFolder, store: Store) -> None:
         self._runtime = choose_runtime()
         base = store.open("base_models", model.read_json("model.json")["base_digest"])
-        self._model = load_classifier(model.path, base.path, self._runtime)
+        self._model = load_classifier(model, base, self._runtime)
         self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
         self.labels = self._model.shape.labels
 

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emotion_assets.settings import BiGru, PretrainedHere, TfidfSvm, TransformerModel, UserError
-from emotion_assets.store import Store, StoredFolder, write_text_atomically
+from emotion_assets.store import Store, StoredFolder, fingerprint, write_text_atomically
 
 Kind = Literal["pretrain", "transformer", "bigru", "tfidf_svm"]
 WATCH_PARENT = "--end-with-parent"
+CODE = "1"  # goes up when the same job would train differently
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class TrainingJob:
     def result_file(self) -> Path:
         return Path(self.result) if self.result else Path(self.checkpoints) / "result.json"
 
+    @property
+    def recipe(self) -> str:
+        """Fingerprint of all that decides the result, wherever its folders are."""
+        digests = {role: entry["digest"] for role, entry in self.inputs.items()}
+        return fingerprint(CODE, self.kind, self.settings, self.labels, self.seed, digests)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, default=str)
 
@@ -85,31 +92,37 @@ def run_job(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any]:
     """Do the training in this process and fill ``job.target``; returns what was measured."""
     from emotion_assets.ml import bases, training
     from emotion_assets.ml.fitting import Progress
+    from emotion_assets.ml.resume import Checkpoint
     from emotion_assets.ml.tokens import TOKENIZER_FOLDER, load_tokenizer, read_tokens
 
     def report(progress: Progress) -> None:
         say(progress.line())
 
-    target = Path(job.target)
+    target, checkpoint = Path(job.target), Checkpoint(Path(job.checkpoints), job.recipe)
     if job.kind == "pretrain":
         source = PretrainedHere.model_validate(job.settings)
         tokens = job.input("tokens")
         rows, _ = read_tokens(tokens, "train")
         tokenizer = load_tokenizer(tokens.file(TOKENIZER_FOLDER))
         length = tokens.read_json("tokens.json")["max_length"]
-        info, fitted = bases.pretrain(source, tokenizer, rows, length, job.seed, target, job.name, report)
-        return info | {"train_seconds": fitted.seconds, "curve": fitted.as_dict()}
-    if job.kind == "transformer":
-        model = TransformerModel.model_validate(job.settings)
-        return training.train_transformer(
-            model, job.input("base"), job.input("tokens"), job.seed, target, job.name, report
+        measured, fitted = bases.pretrain(
+            source, tokenizer, rows, length, job.seed, target, job.name, report, checkpoint
         )
-    dataset = job.input("dataset")
-    if job.kind == "bigru":
-        bigru = BiGru.model_validate(job.settings)
-        return training.train_bigru(bigru, dataset, job.labels, job.seed, target, job.name, report)
-    svm = TfidfSvm.model_validate(job.settings)
-    return training.train_tfidf_svm(svm, dataset, job.labels, job.seed, target)
+        measured |= {"train_seconds": fitted.seconds, "curve": fitted.as_dict()}
+    elif job.kind == "transformer":
+        model = TransformerModel.model_validate(job.settings)
+        base, tokens = job.input("base"), job.input("tokens")
+        measured = training.train_transformer(
+            model, base, tokens, job.labels, job.seed, target, job.name, report, checkpoint
+        )
+    elif job.kind == "bigru":
+        bigru, dataset = BiGru.model_validate(job.settings), job.input("dataset")
+        measured = training.train_bigru(bigru, dataset, job.labels, job.seed, target, job.name, report, checkpoint)
+    else:
+        svm, dataset = TfidfSvm.model_validate(job.settings), job.input("dataset")
+        measured = training.train_tfidf_svm(svm, dataset, job.labels, job.seed, target)
+    checkpoint.clear()
+    return measured
 
 
 def main(arguments: list[str]) -> int:
@@ -119,7 +132,10 @@ def main(arguments: list[str]) -> int:
     if WATCH_PARENT in arguments:
         _end_with_parent()
     job = TrainingJob.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
-    with _progress_lines() as say:
+    from emotion_assets.ml import distributed
+
+    distributed.join()
+    with _progress_lines(distributed.is_first()) as say:
         try:
             result, code = run_job(job, say), 0
         except Exception as error:
@@ -131,7 +147,9 @@ def main(arguments: list[str]) -> int:
                 traceback.print_exc()
             else:
                 print(line, file=sys.stderr, flush=True)
-    write_text_atomically(job.result_file, json.dumps(result, indent=1) + "\n")
+    if distributed.is_first() or code:
+        write_text_atomically(job.result_file, json.dumps(result, indent=1) + "\n")
+    distributed.leave()
     return code
 
 
@@ -150,8 +168,12 @@ def user_line(error: BaseException) -> str | None:
 
 
 @contextmanager
-def _progress_lines() -> Iterator[Callable[[str], None]]:
-    """Where a line of progress goes: into the run's log under Dagster Pipes, else to standard output."""
+def _progress_lines(speaks: bool) -> Iterator[Callable[[str], None]]:
+    """Where a line of progress goes: into the run's log under Dagster Pipes, else to standard output. Of several
+    processes that train one model, one speaks."""
+    if not speaks:
+        yield lambda line: None
+        return
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         yield lambda line: print(line, flush=True)
         return

@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from emotion_assets.ml import distributed
+from emotion_assets.ml.attention import choose_backend
 from emotion_assets.ml.batches import by_length
 from emotion_assets.ml.bigru import BiGruClassifier, Vocabulary, save_bigru
-from emotion_assets.ml.classifier import Classifier, Shape, new_classifier, save_classifier
+from emotion_assets.ml.checkpoints import check_checkpoint, new_classifier, save_classifier
+from emotion_assets.ml.classifier import Classifier, Shape
 from emotion_assets.ml.datasets import DataError, read_split
 from emotion_assets.ml.fitting import Fitted, Report, TrainingError, fit
-from emotion_assets.ml.runtime import Runtime, attention_backend, choose_runtime, peak_memory_mb, set_seed
+from emotion_assets.ml.memory import Sizes, preflight, rows_per_forward
+from emotion_assets.ml.resume import Checkpoint
+from emotion_assets.ml.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
 from emotion_assets.ml.svm import save_svm, train_svm
 from emotion_assets.ml.tokens import TOKENIZER_FOLDER, answer_ids, load_tokenizer, read_tokens
 from emotion_assets.settings import BiGru, TfidfSvm, TransformerModel
@@ -32,40 +37,44 @@ def train_transformer(
     model: TransformerModel,
     base: StoredFolder,
     tokens: StoredFolder,
+    labels: Sequence[str],
     seed: int,
     target: Path,
     stage: str,
     report: Report,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a base checkpoint with LoRA or whole, and save the classifier into ``target``.
 
     Raises:
-        DataError: base and tokenizer do not fit together.
-        TrainingError: the loss or a weight is not finite.
+        DataError: base, tokenizer and labels do not fit together, or the memory is too small.
+        TrainingError: the loss, a gradient or a weight is not finite.
     """
     summary = tokens.read_json("tokens.json")
-    labels: list[str] = summary["labels"]
     tokenizer = load_tokenizer(tokens.file(TOKENIZER_FOLDER))
-    if base.info["vocab_size"] < len(tokenizer):
-        raise DataError(
-            f"{stage}: the tokenizer has {len(tokenizer)} tokens, the base checkpoint only {base.info['vocab_size']}; "
-            "give both the same source"
-        )
+    config = check_checkpoint(base.path)
+    _refuse_other_labels(labels, summary["labels"], stage)
+    _refuse_other_vocabulary(base, config, tokens, tokenizer, stage)
     instruction = model.objective == "instruction"
+    if instruction and summary["instruction"] is None:
+        raise DataError(f"{stage}: the stored tokens hold no prompts; materialise {tokens.path.name}'s asset again")
     shape = Shape(
         method=model.method,
         objective=model.objective,
         pooling=model.pooling,
-        labels=labels,
+        labels=list(labels),
         max_length=summary["max_length"],
         base_digest=base.digest,
         instruction=summary["instruction"] if instruction else "",
         answers=answer_ids(tokenizer, labels) if instruction else [],
+        quantization=model.quantization,
     )
     runtime = choose_runtime(model.training.precision)
-    attention, why = attention_backend(model.attention, runtime)
+    sizes = Sizes.of(config)
+    preflight(config, {stage: model}, runtime)
+    backend = choose_backend(model.attention, runtime)
     set_seed(seed)
-    classifier = new_classifier(base.path, model, shape, runtime, attention)
+    classifier = new_classifier(base.path, model, shape, runtime, backend)
     column = "prompt_ids" if instruction else "input_ids"
     rows, targets = read_tokens(tokens, "train", column)
     validation_rows, validation_targets = read_tokens(tokens, "validation", column)
@@ -82,16 +91,26 @@ def train_transformer(
         stage,
         report,
         lambda: accuracy_of(classifier, validation_rows, validation_targets, runtime),
+        checkpoint,
+        rows_per_forward(sizes, model.training, runtime, [len(row) for row in rows]),
     )
     _refuse_non_finite(classifier, stage)
-    save_classifier(classifier, target)
-    tokenizer.save_pretrained(target / TOKENIZER_FOLDER)
-    extra = {"attention": f"{attention} ({why})", "base": base.info["origin"], "base_digest": base.digest}
+    if distributed.is_first():
+        save_classifier(classifier, target)
+        tokenizer.save_pretrained(target / TOKENIZER_FOLDER)
+    extra = {"attention": str(backend), "base": base.info["origin"], "base_digest": base.digest}
     return _measured(classifier, fitted, runtime) | extra
 
 
 def train_bigru(
-    settings: BiGru, dataset: StoredFolder, labels: Sequence[str], seed: int, target: Path, stage: str, report: Report
+    settings: BiGru,
+    dataset: StoredFolder,
+    labels: Sequence[str],
+    seed: int,
+    target: Path,
+    stage: str,
+    report: Report,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Train the recurrent baseline on words and save it into ``target``."""
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
@@ -121,9 +140,11 @@ def train_bigru(
         stage,
         report,
         lambda: accuracy_of(model, validation_rows, validation_targets, runtime),
+        checkpoint,
     )
     _refuse_non_finite(model, stage)
-    save_bigru(model, vocabulary, settings, labels, target)
+    if distributed.is_first():
+        save_bigru(model, vocabulary, settings, labels, target)
     return _measured(model, fitted, runtime) | {"base": "none (random weights)"}
 
 
@@ -147,9 +168,7 @@ def train_tfidf_svm(
         "peak_memory_mb": peak_memory_mb(),
         "runtime": "cpu, fp32",
         "base": "none",
-        "validation_accuracy": float(
-            (model.probabilities(validation_texts).argmax(1) == validation_goal).mean()
-        ),
+        "validation_accuracy": float((model.probabilities(validation_texts).argmax(1) == validation_goal).mean()),
     }
 
 
@@ -157,12 +176,41 @@ def accuracy_of(
     model: Classifier | BiGruClassifier, rows: Sequence[Sequence[int]], targets: np.ndarray, runtime: Runtime
 ) -> float:
     """Share of rows whose most probable label is the right one."""
-    right = 0
-    for chosen in by_length([len(row) for row in rows], EVALUATION_BATCH):
+    right = torch.zeros((), dtype=torch.int64, device=runtime.device)
+    for chosen in distributed.share(by_length([len(row) for row in rows], EVALUATION_BATCH)):
         with runtime.autocast():
             scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
-        right += int((scores.argmax(1).cpu().numpy() == targets[chosen]).sum())
-    return right / len(rows)
+        right += (scores.argmax(1).cpu().numpy() == targets[chosen]).sum()
+    distributed.add_up([right])
+    return int(right) / len(rows)
+
+
+def _refuse_other_labels(labels: Sequence[str], found: Sequence[str], stage: str) -> None:
+    if list(labels) != list(found):
+        raise DataError(
+            f"{stage}: the stored tokens were made for the labels {', '.join(found)}, the profile names "
+            f"{', '.join(labels)}; materialise the tokens again"
+        )
+
+
+def _refuse_other_vocabulary(
+    base: StoredFolder, config: dict[str, Any], tokens: StoredFolder, tokenizer: Any, stage: str
+) -> None:
+    """Token ids mean something only to the base whose tokenizer made them."""
+    where = tokens.file(TOKENIZER_FOLDER) / "tokenizer.json"
+    fix = "give tokenizer and base the same source"
+    if config["vocab_size"] < len(tokenizer):
+        raise DataError(
+            f"{stage}: {where} has {len(tokenizer)} tokens, the base checkpoint only {config['vocab_size']}; {fix}"
+        )
+    if base.file("tokenizer.json").is_file():
+        own, given = load_tokenizer(base.path).get_vocab(), tokenizer.get_vocab()
+        for token, number in given.items():
+            if own.get(token) != number:
+                raise DataError(
+                    f"{stage}: {where} is not the tokenizer of the base (token {token!r} is {number} in one and "
+                    f"{own.get(token, 'missing')} in the other); {fix}"
+                )
 
 
 def _refuse_non_finite(module: torch.nn.Module, stage: str) -> None:
@@ -182,5 +230,3 @@ def _measured(module: torch.nn.Module, fitted: Fitted, runtime: Runtime) -> dict
         "validation_accuracy": max(fitted.scores, default=0.0),
         "curve": fitted.as_dict(),
     }
-
-

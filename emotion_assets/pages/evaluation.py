@@ -235,7 +235,7 @@ def _pairs(board: Sequence[Row], rows: Sequence[Row]) -> Row:
         }
 
     names = [row["model"] for row in board]
-    equal = [b for b in names[1:] if (names[0], b) in found and found[names[0], b][1]["corrected_p"] >= 0.05]
+    equal = _not_told_apart(names, found)
     return {
         "names": names,
         "rows": [{"name": a, "cells": [cell(a, b) for b in names]} for a in names],
@@ -243,6 +243,13 @@ def _pairs(board: Sequence[Row], rows: Sequence[Row]) -> Row:
         "equal_to_first": equal,
         "sentence": _sentence(names, found, equal),
     }
+
+
+def _not_told_apart(names: Sequence[str], found: Mapping[tuple[str, str], Any]) -> list[str]:
+    """The models whose difference from the best may be chance, corrected for having compared each with the best."""
+    others = [name for name in names[1:] if (names[0], name) in found]
+    corrected = holm([found[names[0], name][1]["mcnemar_p"] for name in others])
+    return [name for name, p in zip(others, corrected, strict=True) if p >= 0.05]
 
 
 def _sentence(names: Sequence[str], found: Mapping[tuple[str, str], Any], equal: Sequence[str]) -> str:
@@ -256,9 +263,10 @@ def _sentence(names: Sequence[str], found: Mapping[tuple[str, str], Any], equal:
         f"{names[0]} leads {names[1]} by {signed_points(difference)} points (95% interval {signed_points(low)} to "
         f"{signed_points(high)})."
     )
+    compared = f"{len(names) - 1} comparisons" if len(names) > 2 else "1 comparison"
     if not equal:
-        return f"{lead} It is ahead of every other model by more than chance explains."
-    return f"{lead} The test rows do not tell it from {', '.join(equal)}."
+        return f"{lead} Over {compared} with the best, no other model's gap is explained by chance."
+    return f"{lead} Over {compared} with the best, chance may explain the gap of {', '.join(equal)}."
 
 
 def _cost_charts(board: Sequence[Row]) -> list[Row]:

@@ -69,10 +69,9 @@ def duration(seconds: float | None) -> str:
     """0.42 s, 41 s, 12 min, 3.5 h; nothing for None."""
     if seconds is None:
         return ""
-    for size, unit in ((5400, "h"), (120, "min")):
-        if seconds >= size:
-            return f"{seconds / (3600 if unit == 'h' else 60):.3g} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    size, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 1.5 * s or u == "s")
+    value = seconds / size
+    return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
 
 
 def memory(megabytes: float | None) -> str:

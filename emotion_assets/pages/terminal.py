@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from emotion_assets.pages.render import count, duration, percent
@@ -13,21 +14,22 @@ from emotion_assets.pages.render import count, duration, percent
 def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of the view ``leaderboard``, best first; models measured on other test rows come last, without rank."""
     published = any(row["paper_accuracy"] is not None for row in rows)
-    table = Table(title="Leaderboard (test split)", title_justify="left", caption_justify="left")
-    for name, justify in (
-        ("", "right"),
-        ("model", "left"),
-        ("accuracy", "right"),
-        ("95% interval", "left"),
-        ("macro F1", "right"),
-        ("calib. error", "right"),
-        ("parameters", "right"),
-        ("training", "right"),
-        ("texts/s", "right"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table = Table(
+        title="Leaderboard (test split)",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", justify="right", min_width=1)
+    table.add_column("model", no_wrap=True)
+    table.add_column("accu-\nracy", justify="right", no_wrap=True)
+    table.add_column("95%\ninterval", min_width=9)
+    for name in ("macro\nF1", "calib.\nerror", "para-\nmeters", "trained\nin", "texts/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     if published:
-        table.add_column("paper", justify="right")
+        table.add_column("paper", justify="right", no_wrap=True)
     compared = [row for row in rows if row["comparable"]]
     for place, row in enumerate([*compared, *(row for row in rows if not row["comparable"])], 1):
         cells = [
@@ -42,7 +44,7 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             count(row["texts_per_second"]),
         ]
         if published:
-            cells.append(percent(row["paper_accuracy"]))
+            cells.append(percent(row["paper_accuracy"], 2))
         table.add_row(*cells, style=None if row["comparable"] else "dim", end_section=place == len(compared))
     table.caption = _caption(compared, len(rows) - len(compared), published)
     return table

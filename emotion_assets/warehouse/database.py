@@ -31,7 +31,7 @@ from emotion_assets.store import fingerprint, write_text_atomically
 
 SCHEMA_FILES = sorted(Path(__file__).parent.glob("*.sql"))
 CONFIG: dict[str, Any] = {
-    "memory_limit": "1GB",
+    "memory_limit": "512MB",
     "threads": 2,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -207,6 +207,8 @@ class Warehouse:
         if not read_only:
             for leftover in self.path.parent.glob(f".{self.manifest.name}.*"):  # of a writer killed at its manifest
                 leftover.unlink(missing_ok=True)
+            if not self.path.exists():
+                self._create()
         db = self._connect(read_only)
         try:
             db.execute("SET TimeZone = 'UTC'")
@@ -216,13 +218,25 @@ class Warehouse:
                     f"{self.path}: holds {_told(counts)} where {_told(accepted[-1])} were committed; {REBUILD}"
                 )
             if not read_only and manifest.get("schema") != self.schema:
-                for file in SCHEMA_FILES:
-                    db.execute(file.read_text(encoding="utf-8"))
+                _apply_schema(db)
                 counts = row_counts(db)
         except BaseException:
             db.close()
             raise
         return db, counts
+
+    def _create(self) -> None:
+        """Make the empty file beside and rename it, so that a kill or a full disk leaves no torn one."""
+        draft = Path(f"{self.path}.new")
+        for leftover in (draft, Path(f"{draft}.wal")):
+            leftover.unlink(missing_ok=True)
+        db = duckdb.connect(draft, config=CONFIG)
+        try:
+            _apply_schema(db)
+            db.execute("CHECKPOINT")
+        finally:
+            db.close()
+        draft.replace(self.path)
 
     def _connect(self, read_only: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.wait_seconds
@@ -249,6 +263,11 @@ class Warehouse:
             if isinstance(error, PermissionError) or "permission denied" in message:
                 raise WarehouseError(f"{self.path}: may not be opened ({first}); give this user access") from error
             raise
+
+
+def _apply_schema(db: duckdb.DuckDBPyConnection) -> None:
+    for file in SCHEMA_FILES:
+        db.execute(file.read_text(encoding="utf-8"))
 
 
 def _same_rows(found: dict[str, int], expected: dict[str, int]) -> bool:

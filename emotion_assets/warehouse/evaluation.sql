@@ -73,7 +73,8 @@ CREATE TABLE IF NOT EXISTS model_comparison (
 );
 
 -- Which row of evaluation is about a model as it is now. A model trained back to an earlier version, or evaluated on an
--- earlier dataset again, gets no new row there; this table says that the old one counts again.
+-- earlier dataset again, gets no new row there; this table says that the old one counts again. The other way round, a
+-- champion that is measured again on new rows gets a new row that is not about its model as it is now.
 CREATE TABLE IF NOT EXISTS evaluation_current (
     model             VARCHAR NOT NULL,
     split             VARCHAR NOT NULL,
@@ -105,11 +106,11 @@ CREATE TABLE IF NOT EXISTS champion_decisions (
 -- a row of a model that left the profile, or of another dataset, may stand on other rows and comes after the others.
 CREATE OR REPLACE VIEW leaderboard AS
 WITH newest AS (
-    SELECT e.*, greatest(e.evaluated_at, coalesce(c.since, e.evaluated_at)) AS current_at
+    SELECT e.*, coalesce(c.since, e.evaluated_at) AS current_at
     FROM evaluation e
     LEFT JOIN evaluation_current c USING (model, split, model_version, split_fingerprint)
     WHERE e.split = 'test'
-    QUALIFY row_number() OVER (PARTITION BY e.model ORDER BY current_at DESC, e.evaluated_at DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY e.model ORDER BY c.since DESC NULLS LAST, e.evaluated_at DESC) = 1
 )
 SELECT
     * EXCLUDE (current_at),

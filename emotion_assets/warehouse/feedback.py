@@ -201,21 +201,22 @@ def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date 
 def waiting_texts(
     db: duckdb.DuckDBPyConnection, version: str, since: date | None, rows_per_batch: int
 ) -> pa.RecordBatchReader:
-    """Each distinct text to be scored, with the ids of its rows (``ids``) and, where this model version has scored the
-    same text before, the ``probabilities`` and ``truncated`` of then. Streams; read it before using ``db`` again."""
+    """The rows to be scored, equal texts behind each other, and where this model version has scored the same text
+    before, the ``probabilities`` and ``truncated`` of then. Streams; read it before using ``db`` again.
+
+    Sorting, unlike grouping into lists, can leave memory for the disk.
+    """
     waiting, parameters = _waiting(version, since)
     query = f"""
         WITH waiting AS ({waiting}),
-        texts AS (
-            SELECT text, list(feedback_id ORDER BY feedback_id) AS ids FROM waiting GROUP BY text
-        ),
         known AS (
             SELECT f.text, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated
             FROM scored_feedback s JOIN feedback f USING (feedback_id)
-            WHERE s.model_version = $version AND f.text IN (SELECT text FROM texts)
+            WHERE s.model_version = $version AND f.text IN (SELECT text FROM waiting)
             GROUP BY f.text
         )
-        SELECT text, ids, probabilities, truncated FROM texts LEFT JOIN known USING (text)
+        SELECT text, feedback_id, probabilities, truncated FROM waiting LEFT JOIN known USING (text)
+        ORDER BY text, feedback_id
     """
     return db.sql(query, params={**parameters, "version": version}).to_arrow_reader(rows_per_batch)
 
@@ -332,7 +333,9 @@ def _columns(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
 
 
 def queued_texts(db: duckdb.DuckDBPyConnection, reviewed: bool = False) -> pa.Table:
-    """The texts of the review queue, each once, the audit sample first; ``reviewed`` adds those that have a label.
+    """The texts of the review queue, each once; ``reviewed`` adds those that have a label.
+
+    The audit sample comes first, in random order: a person who stops half-way leaves a random part of it.
 
     ``review_id`` is derived from the text and is nothing that a spreadsheet takes for a number or a formula.
     """
@@ -341,7 +344,7 @@ def queued_texts(db: duckdb.DuckDBPyConnection, reviewed: bool = False) -> pa.Ta
             CASE WHEN bool_or(audit) THEN 'audit' ELSE 'abstain' END AS reason, count(*) AS rows,
             '' AS label, '' AS reviewer, '' AS reviewed_at
         FROM review_queue WHERE $reviewed OR label IS NULL
-        GROUP BY text ORDER BY reason DESC, confidence, review_id
+        GROUP BY text ORDER BY reason DESC, review_id
     """
     return fetch(db, query, {"reviewed": reviewed})
 

@@ -120,9 +120,7 @@ def copy_home(source: Path, target: Path) -> Path:
 def problems(home: Path, expected: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What differs from the undisturbed run, and what was left lying about; nothing if all is well."""
     found = [
-        f"table {name} differs"
-        for name, rows in world.state(workspace_at(home)).items()
-        if rows != expected.get(name)
+        f"table {name} differs" for name, rows in world.state(workspace_at(home)).items() if rows != expected.get(name)
     ]
     exports = home / "reports" / "exports"
     found += [f"left behind: {path.name}" for path in [*home.iterdir(), *exports.iterdir()] if not _belongs(path)]
@@ -143,7 +141,7 @@ def inbox_print(home: Path) -> str:
     return hashlib.sha256(repr([(str(f), f.stat().st_mtime_ns, f.read_bytes()) for f in files]).encode()).hexdigest()
 
 
-def damage(home: Path, rng: random.Random) -> Iterator[tuple[str, Path]]:
+def damage(home: Path, rng: random.Random, flips: int) -> Iterator[tuple[str, Path]]:
     """Homes with a finished run whose database was hurt, each another way, beside ``home``."""
     content = (home / "emotion.duckdb").read_bytes()
     cuts = [0, 100, len(content) // 2, len(content) - 1]
@@ -152,7 +150,7 @@ def damage(home: Path, rng: random.Random) -> Iterator[tuple[str, Path]]:
             ("deleted", None),
             *((f"truncated to {cut} of {len(content)} bytes", content[:cut]) for cut in cuts),
             ("overwritten with text", b"hello, this is no database\n" * 400),
-            *(_flipped(content, rng) for _ in range(6)),
+            *(_flipped(content, rng) for _ in range(flips)),
         ]
     ):
         copy = copy_home(home, home.parent / f"{home.name}-hurt-{i}")

@@ -100,7 +100,7 @@ def test_a_hurt_database_is_noticed_or_harmless_and_a_rebuild_restores_it(
     finished: Path, expected: Expected, tmp_path: Path
 ) -> None:
     source = faults.copy_home(finished, tmp_path / "source")
-    for what, home in faults.damage(source, random.Random(11)):
+    for what, home in faults.damage(source, random.Random(11), flips=3):
         first = faults.run(home)
         if first.code == 0 and faults.problems(home, expected) == []:
             continue  # the bit was of no use to anybody

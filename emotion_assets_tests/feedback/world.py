@@ -97,7 +97,7 @@ def drop_jsonl(workspace: Workspace, name: str, rows: Sequence[Mapping[str, Any]
 
 
 def drop_inbox(workspace: Workspace) -> None:
-    """Five files with what goes wrong in real life: repeated texts and ids, a conflict, rejects, a file that is no file."""
+    """Five files with what goes wrong in real life: repeated texts and ids, a conflict, rejects, a broken file."""
     texts = sample_texts()
     day = "2026-11-{:02d}T09:00:00Z"
     first = [
@@ -110,7 +110,7 @@ def drop_inbox(workspace: Workspace) -> None:
     third = [*first[:10], {**first[10], "text": "quite another text"}, {**first[0], "id": "c-new"}]
     drop_csv(workspace, "c_again.csv", third)
     (workspace.settings.inbox / "d_copy.csv").write_bytes((workspace.settings.inbox / "a_web.csv").read_bytes())
-    (workspace.settings.inbox / "e_broken.csv").write_bytes(b"id,text\n1,caf\xe9\n2,\"never closed\n")
+    (workspace.settings.inbox / "e_broken.csv").write_bytes(b'id,text\n1,caf\xe9\n2,"never closed\n')
 
 
 def sample_texts() -> list[str]:

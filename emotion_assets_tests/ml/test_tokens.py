@@ -21,7 +21,12 @@ from emotion_assets.ml.tokens import (
 from emotion_assets.settings import TokenizerSettings
 from emotion_assets.store import Store
 
-TEXTS = ["the parcel came late and I am furious", "what a lovely parcel, thank you", "the late parcel made me furious", "thank you"]
+TEXTS = [
+    "the parcel came late and I am furious",
+    "what a lovely parcel, thank you",
+    "the late parcel made me furious",
+    "thank you",
+]
 
 
 def settings(algorithm: str, max_length: int = 16) -> TokenizerSettings:

@@ -1,0 +1,190 @@
+"""The paper's recipe on one CUDA GPU: a randomly initialised checkpoint of the exact Llama-3-8B configuration, LoRA rank
+8 on all linear layers, 20 rows a step, 16,000 rows of the lengths of dair-ai/emotion, three epochs.
+
+Steps are measured after a warm-up and the three epochs are extrapolated from them, unless ``--whole`` is given. Share of
+peak: 4 FLOP for each parameter and token that goes through the layers (frozen base: forward, and backward to the
+inputs), over the chip's dense bf16 peak. Without a CUDA GPU it says so and does the same on a scaled-down model.
+
+    python benchmarks/train_gpu.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emotion_assets.ml.attention import NAME, choose_backend, register
+from emotion_assets.ml.classifier import Classifier, Shape
+from emotion_assets.ml.fitting import fit
+from emotion_assets.ml.lora import add_adapters, speed_up
+from emotion_assets.ml.memory import Sizes, rows_per_forward
+from emotion_assets.ml.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
+from emotion_assets.settings import Lora, Training
+
+ROWS, EPOCHS, PER_STEP = 16_000, 3, 20
+PROMPT_HEAD, PROMPT_TAIL, ANSWER = 18, 5, 3  # Llama-3's chat form round a text, and a label word with its end of turn
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "4090": 165.0, "A10": 125.0}
+LLAMA3_8B = {
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
+    "pad_token_id": 128_001,
+}
+SCALED_DOWN = LLAMA3_8B | {
+    "vocab_size": 8000,
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "pad_token_id": 0,
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    objective: str
+    seconds: float
+    tokens_per_second: float
+    share_of_peak: float | None
+    peak_mb: float
+    attention: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100, help="steps to measure (default 100)")
+    parser.add_argument("--whole", action="store_true", help="run all three epochs")
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--profile", action="store_true", help="print where the time of ten steps goes")
+    options = parser.parse_args()
+    runtime = choose_runtime("auto")
+    cuda = runtime.device.type == "cuda"
+    device = torch.cuda.get_device_name() if cuda else "the CPU"
+    if not cuda:
+        print("No CUDA GPU that torch can use is here: the same on a scaled-down model (7M), on the CPU.")
+    rows = EPOCHS * ROWS if options.whole else PER_STEP * (options.steps if cuda else min(options.steps, 20))
+    measured = [measure(name, runtime, rows, options.attention, options.profile) for name in ("head", "instruction")]
+    bars = {"head": 4 * 60, "instruction": 8 * 60}
+    print(f"{'of bar':>7}  {'3 epochs s':>10}  {'tokens/s':>9}  {'of peak':>7}  {'peak MB':>8}  objective, attention")
+    for run in measured:
+        seconds = run.seconds / rows * EPOCHS * ROWS
+        ratio = f"{seconds / bars[run.objective]:.2f}" if cuda else "-"
+        peak = f"{run.share_of_peak:.1%}" if run.share_of_peak is not None else "-"
+        print(
+            f"{ratio:>7}  {seconds:>10.0f}  {run.tokens_per_second:>9,.0f}  {peak:>7}  {run.peak_mb:>8,.0f}  "
+            f"{run.objective}, {run.attention}"
+        )
+    print(f"{device}; {rows:,} rows measured{'' if options.whole else ', 3 epochs extrapolated'}")
+    return 0
+
+
+def measure(objective: str, runtime: Runtime, rows: int, attention: str, profile: bool) -> Measured:
+    """Train on made-up rows; every token that goes through the layers counts, a shared beginning once a step."""
+    cuda = runtime.device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    classifier, sizes = _classifier(objective, runtime, attention)
+    training = Training(batch_size=5, gradient_accumulation=4, epochs=1, learning_rate=5e-5, keep="last")
+    texts = _rows(rows, sizes.parameters > 1e9, objective)
+    labels = torch.randint(6, (rows,), device=runtime.device)
+    merged = rows_per_forward(sizes, training, runtime, [len(row) for row in texts])
+    through = 0
+
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        nonlocal through
+        batch = [texts[i] for i in chosen]
+        shared = PROMPT_HEAD * (len(batch) - 1) if objective == "instruction" and len(batch) > 1 else 0
+        through += sum(map(len, batch)) - shared + (ANSWER * len(batch) if objective == "instruction" else 0)
+        return classifier.loss(batch, labels[list(chosen)], 0.0)
+
+    def train(n: int) -> None:
+        fit(
+            classifier,
+            n,
+            loss_of,
+            training,
+            runtime,
+            1,
+            objective,
+            lambda p: print(p.line(), flush=True),
+            None,
+            None,
+            merged,
+        )
+
+    train(5 * PER_STEP)  # the first steps pay for lazy set-up
+    if profile:
+        _profile(lambda: train(10 * PER_STEP), cuda)
+    through = 0
+    if cuda:
+        torch.cuda.synchronize()
+    started = time.monotonic()
+    train(rows)
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.monotonic() - started
+    name = torch.cuda.get_device_name() if cuda else ""
+    peak = next((value for key, value in PEAK_TFLOPS.items() if key in name), None)
+    share = 4 * sizes.linear * through / seconds / (peak * 1e12) if peak else None
+    return Measured(objective, seconds, through / seconds, share, peak_memory_mb(), str(classifier.backend))
+
+
+def _classifier(objective: str, runtime: Runtime, attention: str) -> tuple[Classifier, Sizes]:
+    from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
+
+    content = LLAMA3_8B if runtime.device.type == "cuda" else SCALED_DOWN
+    register()
+    set_seed(1)
+    loader: Any = AutoModelForCausalLM if objective == "instruction" else AutoModel
+    config = LlamaConfig(**content)
+    with torch.device(runtime.device):
+        backbone = loader.from_config(config, dtype=runtime.dtype, attn_implementation=NAME)
+    backbone = add_adapters(backbone, Lora(rank=8, alpha=16), causal_head=objective == "instruction")
+    speed_up(backbone)
+    answers = [[100 + i, 200 + i, 300] for i in range(6)] if objective == "instruction" else []
+    labels = [str(i) for i in range(6)]
+    shape = Shape("lora", objective, "last", labels, 512, "", "", answers)
+    sizes = Sizes.of({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **content})
+    return Classifier(backbone, shape, choose_backend(attention, runtime)).to(runtime.device), sizes
+
+
+def _rows(n: int, large: bool, objective: str) -> list[list[int]]:
+    """Rows of the dataset's lengths: a log-normal whose median is 18 tokens and whose 95th percentile is 43."""
+    generator = torch.Generator().manual_seed(2)
+    lengths = torch.exp(torch.randn(n, generator=generator) * 0.53 + 2.89).round().clamp(3, 100).int().tolist()
+    top = 128_000 if large else 8000
+    head = list(range(1000, 1000 + PROMPT_HEAD)) if objective == "instruction" else []
+    tail = list(range(2000, 2000 + PROMPT_TAIL)) if objective == "instruction" else []
+    return [head + torch.randint(400, top, (k,), generator=generator).tolist() + tail for k in lengths]
+
+
+def _profile(run: Any, cuda: bool) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as found:
+        run()
+    order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    print(found.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60))
+    trace = Path(tempfile.mkdtemp()) / "trace.json"
+    found.export_chrome_trace(str(trace))
+    print(f"trace: {trace}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

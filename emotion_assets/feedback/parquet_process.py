@@ -1,0 +1,194 @@
+"""Parquet files are read in processes of their own, which damage in a file may end.
+
+Belongs here: starting those processes and carrying the rows over. Does not belong here: Parquet (``parquet_reader``).
+
+pyarrow can abort the whole process on a damaged file (seen with 26.0 on a footer with one byte changed), which no
+``except`` catches: read in place, such a file would end every run that meets it. So one helper process is started for
+as long as this one lives. It imports pyarrow once and for each file forks a worker, limited in memory, that writes one
+JSON line per row into a pipe, and a watcher that adds how the worker ended.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO, NoReturn
+
+from emotion_assets.feedback.rows import Accepted, Quarantine, Reason, Rejected
+from emotion_assets.settings import PROJECT_DIR, FeedbackSettings
+
+MAGIC = b"PAR1"
+_MEMORY_BYTES = 3 << 30
+_MESSAGE_BYTES = 1 << 16
+_CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
+# One allocator that the memory limit sees, and no threads: the helper forks.
+_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def parquet_rows_apart(stream: BinaryIO, settings: FeedbackSettings) -> Iterator[Accepted | Rejected]:
+    """The rows of ``parquet_reader.parquet_rows``.
+
+    Raises:
+        Quarantine: as there, and when the worker crashes on the file.
+        OSError: the file cannot be read, or the worker was ended from outside.
+    """
+    for line in _request(stream, settings.model_dump_json().encode()):
+        try:
+            kind, *values = json.loads(line)
+        except ValueError:
+            continue  # what a crashing worker was about to write; how it ended comes next
+        if kind == "accepted":
+            number, row_id, text, created_at, attributes = values
+            moment = datetime.fromisoformat(created_at) if created_at else None
+            yield Accepted(number, row_id, text, moment, attributes)
+        elif kind == "rejected":
+            number, reason, detail, raw_excerpt = values
+            yield Rejected(number, _REASONS[reason], detail, raw_excerpt)
+        elif kind == "quarantine":
+            raise Quarantine(_REASONS[values[0]], values[1])
+        elif kind == "unreadable":
+            raise OSError(*values)
+        elif kind == "failed":
+            raise RuntimeError(f"the process that reads Parquet failed:\n{values[0]}")
+        else:
+            _check_end(values[0])
+            return
+    raise OSError(0, "the process that reads Parquet was ended from outside")
+
+
+_REASONS = {reason.value: reason for reason in Reason}
+
+
+def _check_end(code: int) -> None:
+    if -code in _CRASHES:
+        name = signal.Signals(-code).name
+        raise Quarantine(
+            Reason.CORRUPT_PARQUET, f"damaged: the Parquet library crashes on it ({name}); export it again"
+        )
+    if code:
+        raise OSError(0, f"the process that reads Parquet was ended from outside ({code})")
+
+
+@dataclass(frozen=True)
+class _Helper:
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    owner: int
+
+    def alive(self) -> bool:
+        return self.owner == os.getpid() and self.process.poll() is None
+
+    def close(self) -> None:
+        if self.owner == os.getpid():
+            self.channel.close()
+            self.process.wait()
+
+
+_helper: _Helper | None = None
+_lock = threading.Lock()
+
+
+def _request(stream: BinaryIO, message: bytes) -> BinaryIO:
+    """Have the helper read the file; the lines of what its worker writes."""
+    global _helper
+    with _lock:
+        if _helper is None or not _helper.alive():
+            _helper = _start()
+        inlet, outlet = os.pipe()
+        try:
+            socket.send_fds(_helper.channel, [message], [stream.fileno(), outlet])
+            _helper.channel.recv(1)
+        finally:
+            os.close(outlet)
+    return os.fdopen(inlet, "rb")
+
+
+def _start() -> _Helper:
+    ours, theirs = socket.socketpair()
+    path = os.pathsep.join(filter(None, [str(PROJECT_DIR), os.environ.get("PYTHONPATH")]))
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "emotion_assets.feedback.parquet_process", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
+        )
+    helper = _Helper(process, ours, os.getpid())
+    atexit.register(helper.close)
+    return helper
+
+
+def _serve(channel: socket.socket) -> None:
+    """The helper: a watcher with its worker per request, until the other side is gone."""
+    from emotion_assets.feedback import parquet_reader  # noqa: F401  imported once, before the forks
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 2)
+        if not message:
+            return
+        if os.fork() == 0:
+            channel.close()
+            _watch(message, *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        channel.send(b".")
+
+
+def _watch(message: bytes, file: int, outlet: int) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    worker = os.fork()
+    if worker == 0:
+        _work(message, file, outlet)
+    _, status = os.waitpid(worker, 0)
+    try:
+        os.write(outlet, b"\n%s\n" % json.dumps(["ended", os.waitstatus_to_exitcode(status)]).encode())
+    finally:
+        os._exit(0)
+
+
+def _work(message: bytes, file: int, outlet: int) -> NoReturn:
+    from emotion_assets.feedback.parquet_reader import parquet_rows
+
+    with os.fdopen(file, "rb") as stream, os.fdopen(outlet, "w", encoding="utf-8", newline="\n") as out:
+
+        def say(*values: Any) -> None:
+            out.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+            for row in parquet_rows(stream, FeedbackSettings.model_validate_json(message)):
+                if isinstance(row, Accepted):
+                    created_at = row.created_at.isoformat() if row.created_at else None
+                    say("accepted", row.row_number, row.id, row.text, created_at, row.attributes)
+                else:
+                    say("rejected", row.row_number, row.reason_code, row.detail, row.raw_excerpt)
+            out.flush()
+        except Quarantine as quarantine:
+            say("quarantine", quarantine.reason_code, quarantine.detail)
+        except BrokenPipeError:
+            os._exit(0)  # nobody reads on
+        except OSError as error:
+            say("unreadable", error.errno, error.strerror)
+        except BaseException:
+            say("failed", traceback.format_exc())
+        out.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
