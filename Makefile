@@ -8,6 +8,8 @@ READY := .venv/.installed
 
 .PHONY: demo test ui lint bench clean
 
+demo ui: export PYTHONWARNINGS := ignore
+
 demo: $(READY) $(DAGSTER_HOME)/dagster.yaml
 	@mkdir -p "$(EMOTION_HOME)/inbox"
 	@for file in data/sample/feedback/*; do cp -np "$$file" "$(EMOTION_HOME)/inbox/" 2>/dev/null || true; done

@@ -1,8 +1,8 @@
-"""The paper's recipe on one CUDA GPU: a randomly initialised checkpoint of the exact Llama-3-8B configuration, LoRA rank
-8 on all linear layers, 20 rows a step, 16,000 rows of the lengths of dair-ai/emotion, three epochs.
+"""The paper's recipe on one CUDA GPU, on a randomly initialised checkpoint of the exact Llama-3-8B configuration.
 
-Steps are measured after a warm-up and the three epochs are extrapolated from them, unless ``--whole`` is given. Share of
-peak: 4 FLOP for each parameter and token that goes through the layers (frozen base: forward, and backward to the
+LoRA rank 8 on all linear layers, 20 rows a step, 16,000 rows of the lengths of dair-ai/emotion, three epochs. Steps are
+measured after a warm-up and the three epochs are extrapolated from them, unless ``--whole`` is given. Share of peak: 4
+FLOP for each parameter of a linear layer and token that goes through it (frozen base: forward, and backward to the
 inputs), over the chip's dense bf16 peak. Without a CUDA GPU it says so and does the same on a scaled-down model.
 
     python benchmarks/train_gpu.py

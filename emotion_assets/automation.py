@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import dagster as dg
 
@@ -84,7 +85,7 @@ def inbox_sensor(
     return dg.SensorResult(run_requests=request, skip_reason=skip, cursor=json.dumps(work.hashes))
 
 
-def follow_inputs() -> dg.AutomationCondition:
+def follow_inputs() -> dg.AutomationCondition[dg.AssetKey]:
     """Materialise once after an input got new content, or after the code changed.
 
     A new materialisation of an input whose data version stayed the same changes nothing, so it starts nothing. Inputs
@@ -93,12 +94,13 @@ def follow_inputs() -> dg.AutomationCondition:
     changed = dg.AutomationCondition.any_deps_match(
         dg.AutomationCondition.data_version_changed() | dg.AutomationCondition.newly_missing()
     )
-    return (
-        (
-            changed | dg.AutomationCondition.code_version_changed() | dg.AutomationCondition.newly_missing()
-        ).since_last_handled()
+    news = changed | dg.AutomationCondition.code_version_changed() | dg.AutomationCondition.newly_missing()
+    condition: Any = (
+        news.since_last_handled()  # type: ignore[misc]
         & ~dg.AutomationCondition.any_deps_missing()
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
         & dg.AutomationCondition.all_deps_blocking_checks_passed()
-    ).with_label("follow_inputs")
+    )
+    followed: dg.AutomationCondition[dg.AssetKey] = condition.with_label("follow_inputs")
+    return followed

@@ -50,8 +50,7 @@ def _wanted(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.INFO and "[pipes]" not in record.getMessage()
 
 
-@dg.logger(description="One short line for each thing a person wants to know while a run goes on.")
-def console_logger(_: dg.InitLoggerContext) -> logging.Logger:
+def _console_logger(_: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.getLogger("emotion_assets.console")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -61,3 +60,8 @@ def console_logger(_: dg.InitLoggerContext) -> logging.Logger:
         handler.addFilter(_wanted)
         logger.addHandler(handler)
     return logger
+
+
+console_logger = dg.LoggerDefinition(
+    _console_logger, description="One short line for each thing a person wants to know while a run goes on."
+)

@@ -162,7 +162,9 @@ class TransformerModel(Frozen):
     training: Training = Training()
     attention: Literal["auto", "flash_attention_2", "hub_kernel", "varlen", "sdpa", "eager"] = "auto"
     quantization: Annotated[Literal["none", "nf4"], Field(description="four-bit base weights (QLoRA)")] = "none"
-    compile: Annotated[bool, Field(description="compile norms and feed-forward parts: slow start, faster steps")] = False
+    compile: Annotated[bool, Field(description="compile norms and feed-forward parts: slow start, faster steps")] = (
+        False
+    )
     paper_accuracy: float | None = None
 
     @model_validator(mode="after")
@@ -299,12 +301,12 @@ class Settings(Frozen):
                 continue
             _must_be_known(f"models.{name}.base", model.base, self.bases, "bases")
             source = self.bases[model.base].source
-            if model.objective == "instruction" and isinstance(source, PretrainedHere):
-                if source.build.model_type != "llama":
-                    raise ValueError(
-                        f"models.{name}.objective: instruction needs a causal base; {model.base} is "
-                        f"{source.build.model_type}, use objective: head"
-                    )
+            made_here = source.build.model_type if isinstance(source, PretrainedHere) else "llama"
+            if model.objective == "instruction" and made_here != "llama":
+                raise ValueError(
+                    f"models.{name}.objective: instruction needs a causal base; {model.base} is {made_here}, use "
+                    "objective: head"
+                )
         return self
 
     @property
@@ -332,7 +334,7 @@ def _must_be_known(key: str, value: str, known: dict[str, Any], where: str) -> N
 def load_settings(
     profile: str | None = None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
-    """Read the profile named by ``EMOTION_PROFILE``, apply ``EMOTION_DATASET`` and ``EMOTION_HOME``, then ``overrides``.
+    """Read the profile that ``EMOTION_PROFILE`` names; apply ``EMOTION_DATASET``, ``EMOTION_HOME`` and ``overrides``.
 
     ``overrides`` is nested like a profile (``home`` may be given too); its mappings are merged into the profile's.
 
@@ -347,7 +349,8 @@ def load_settings(
         if owned in content:
             raise SettingsError(f"{path}: key {owned!r} is not for a profile; set EMOTION_{owned.upper()} instead")
     if dataset := environ.get("EMOTION_DATASET"):
-        kept = content.get("dataset") if isinstance(content.get("dataset"), dict) else {}
+        named = content.get("dataset")
+        kept: dict[str, Any] = named if isinstance(named, dict) else {}
         same = kept.get("source") == dataset
         content["dataset"] = {**kept, "source": dataset, **({} if same else {"revision": None})}
     home = Path(environ.get("EMOTION_HOME") or PROJECT_DIR / "data").expanduser()
@@ -429,8 +432,14 @@ def _first_problem(error: ValidationError) -> str:
 
 
 _TAGGED: dict[Any, type[Frozen]] = {
-    **{"hub": HubSource, "folder": FolderSource, "algorithm": TrainedTokenizer, "build": PretrainedHere},
-    **{"lora": TransformerModel, "full": TransformerModel, "bigru": BiGru, "tfidf_svm": TfidfSvm},
+    "hub": HubSource,
+    "folder": FolderSource,
+    "algorithm": TrainedTokenizer,
+    "build": PretrainedHere,
+    "lora": TransformerModel,
+    "full": TransformerModel,
+    "bigru": BiGru,
+    "tfidf_svm": TfidfSvm,
 }
 
 

@@ -44,7 +44,8 @@ class StoredFolder:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What the maker wrote down about the folder (counts, settings, measurements)."""
-        return json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["info"]
+        info: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["info"]
+        return info
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -72,8 +73,8 @@ def write_text_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -180,7 +181,7 @@ class _Draft:
                 return Store(self.parent.parent).open(self.parent.name, digest)
             except StoreError:
                 shutil.rmtree(final)
-        os.replace(self.path, final)
+        self.path.replace(final)
         _fsync(self.parent)
         return StoredFolder(final, digest)
 

@@ -61,7 +61,12 @@ class Terminal:
         """A module with arguments, as ``python -m`` runs it."""
         self.dagster_home.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / "dagster.yaml", self.dagster_home)
-        here = {"EMOTION_HOME": str(self.home), "DAGSTER_HOME": str(self.dagster_home), **self.environment}
+        here = {
+            "PYTHONWARNINGS": "ignore",
+            "EMOTION_HOME": str(self.home),
+            "DAGSTER_HOME": str(self.dagster_home),
+            **self.environment,
+        }
         return subprocess.run(
             [sys.executable, "-m", *command],
             capture_output=True,

@@ -14,16 +14,31 @@ from emotion_assets.definitions import build_defs
 from emotion_assets_tests.conftest import PROJECT
 
 GRAPH = {
-    "dataset": ["raw_emotion_dataset", "class_balance_report", *(f"tokenised_splits/{f}" for f in ("llama", "bert", "roberta"))],
+    "dataset": [
+        "raw_emotion_dataset",
+        "class_balance_report",
+        *(f"tokenised_splits/{f}" for f in ("llama", "bert", "roberta")),
+    ],
     "models": [
         *(f"base_models/{b}_mini" for b in ("llama", "bert_base", "bert_large", "roberta_base", "roberta_large")),
         "llama3_lora_model",
-        *(f"baseline_models/{m}" for m in ("bert_base", "bert_large", "roberta_base", "roberta_large", "tfidf_svm", "bigru")),
+        *(
+            f"baseline_models/{m}"
+            for m in ("bert_base", "bert_large", "roberta_base", "roberta_large", "tfidf_svm", "bigru")
+        ),
     ],
     "evaluation": [
         *(
             f"predictions/{m}"
-            for m in ("llama3_lora_model", "bert_base", "bert_large", "roberta_base", "roberta_large", "tfidf_svm", "bigru")
+            for m in (
+                "llama3_lora_model",
+                "bert_base",
+                "bert_large",
+                "roberta_base",
+                "roberta_large",
+                "tfidf_svm",
+                "bigru",
+            )
         ),
         "evaluation_table",
         "champion_model",

@@ -90,7 +90,9 @@ def test_the_champion_has_scored_every_accepted_row(demo: Demo) -> None:
     (accepted,) = table(terminal, "SELECT count(*) FROM feedback")[0]
     assert accepted == 231
     assert table(terminal, "SELECT count(*), count(DISTINCT feedback_id) FROM current_scores") == [(231, 231)]
-    totals = table(terminal, "SELECT sum(rows_read), sum(rows_accepted + rows_duplicate + rows_rejected) FROM ingested_files")
+    totals = table(
+        terminal, "SELECT sum(rows_read), sum(rows_accepted + rows_duplicate + rows_rejected) FROM ingested_files"
+    )
     assert totals == [(242, 242)]
 
 
@@ -106,7 +108,11 @@ def test_the_leaderboard_and_a_score_are_printed(demo: Demo) -> None:
 
 def test_a_second_run_trains_nothing_and_changes_no_score(demo: Demo) -> None:
     terminal, _ = demo
-    queries = ("SELECT * FROM scored_feedback ORDER BY ALL", "SELECT * FROM feedback ORDER BY ALL", "SELECT * FROM evaluation ORDER BY ALL")
+    queries = (
+        "SELECT * FROM scored_feedback ORDER BY ALL",
+        "SELECT * FROM feedback ORDER BY ALL",
+        "SELECT * FROM evaluation ORDER BY ALL",
+    )
     before = [table(terminal, query) for query in queries]
     again = terminal.materialise()
     assert again.returncode == 0, again.stdout[-3000:]

@@ -29,8 +29,12 @@ def test_without_the_hub_the_dataset_stops_the_run_with_one_line(terminal: Termi
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_without_a_gpu_the_gated_llama_is_refused_before_any_download_with_licence_and_token(terminal: Terminal) -> None:
-    done = terminal.materialise('key:"base_models/llama3_8b"', EMOTION_PROFILE="paper", EMOTION_DATASET="sample", **OFFLINE)
+def test_without_a_gpu_the_gated_llama_is_refused_before_any_download_with_licence_and_token(
+    terminal: Terminal,
+) -> None:
+    done = terminal.materialise(
+        'key:"base_models/llama3_8b"', EMOTION_PROFILE="paper", EMOTION_DATASET="sample", **OFFLINE
+    )
     assert done.returncode != 0
     (line,) = [line for line in done.stdout.splitlines() if "FAILED" in line]
     assert "bases.llama3_8b: needs a CUDA GPU with 22 GB, and torch finds none here" in line

@@ -42,8 +42,8 @@ def _job(root: Path, epochs: int = 1) -> TrainingJob:
 
 def _materialize(job: TrainingJob, instance: dg.DagsterInstance | None = None) -> dg.ExecuteInProcessResult:
     @dg.asset
-    def model(context: dg.AssetExecutionContext) -> dict[str, Any]:
-        return run_training(context, job)
+    def model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"measured": run_training(context, job)})
 
     return dg.materialize([model], raise_on_error=False, instance=instance)
 
@@ -63,8 +63,8 @@ def test_progress_is_in_the_runs_log_and_the_measurements_come_back(tmp_path: Pa
         assert result.success
         lines = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert any("tiny_model: step 6/6 (100%)" in line for line in lines)
-    measured = result.output_for_node("model")
-    assert measured["trainable_parameters"] > 0
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["measured"].value["trainable_parameters"] > 0
     assert (tmp_path / "target" / "model.json").is_file()
 
 

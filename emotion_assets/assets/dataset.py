@@ -28,12 +28,12 @@ def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     owners=[OWNER],
     kinds={"python", "parquet"},
     code_version="1",
-    description="The labelled texts as train, validation and test in Parquet; its data version is a hash of the content.",
+    description="The labelled texts as train, validation and test in Parquet; the data version is a content hash.",
 )
 @plain_errors
 def raw_emotion_dataset(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     from emotion_assets.ml.datasets import describe_dataset, load_dataset, write_splits
 
     settings = workspace.settings
@@ -72,12 +72,12 @@ def raw_emotion_dataset(
     code_version="1",
     pool=WAREHOUSE_POOL,
     automation_condition=follow_inputs(),
-    description="Counts and shares per split and class, imbalance, split shift, duplicates, conflicting and doubtful labels.",
+    description="Counts and shares per split and class, imbalance, shift, duplicates, conflicting and doubtful labels.",
 )
 @plain_errors
 def class_balance_report(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     from emotion_assets.ml.balance import balance_report
     from emotion_assets.ml.datasets import read_splits
     from emotion_assets.warehouse.dataset import write_class_balance
@@ -147,7 +147,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
     @plain_errors
     def tokenised_splits(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         from emotion_assets.ml.datasets import read_splits
         from emotion_assets.ml.tokens import make_tokenizer, write_tokens
 

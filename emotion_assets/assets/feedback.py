@@ -28,7 +28,7 @@ def feedback_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     description="The accepted rows of every file ever dropped in the inbox, each once; files and rejects beside them.",
 )
 @plain_errors
-def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
+def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
     from emotion_assets.feedback.ledger import ingest
     from emotion_assets.warehouse.feedback import feedback_totals
 
@@ -85,7 +85,7 @@ class ScoringConfig(dg.Config):
 @plain_errors
 def scored_feedback(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ScoringConfig
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     from emotion_assets.feedback.scoring import score_feedback
     from emotion_assets.warehouse.feedback import score_totals
 
@@ -125,7 +125,9 @@ def scored_feedback(
     description="How customers feel and since when: a page for people, Parquet and CSV for dashboards.",
 )
 @plain_errors
-def feedback_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
+def feedback_report(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> dg.MaterializeResult[None]:
     from emotion_assets.feedback.exports import export_tables
     from emotion_assets.pages.feedback import write_feedback_page
 

@@ -8,7 +8,7 @@ import dagster as dg
 from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
 from emotion_assets.assets.keys import RAW_DATASET, base_key, model_key, tokens_key
-from emotion_assets.ml.train import TrainingJob, stored_input
+from emotion_assets.ml.train import Kind, TrainingJob, stored_input
 from emotion_assets.resources import TRAINING_POOL, Workspace
 from emotion_assets.settings import BiGru, PretrainedHere, Settings, TransformerModel
 from emotion_assets.store import StoredFolder, fingerprint
@@ -43,7 +43,9 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         ),
     )
     @plain_errors
-    def base_model(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
+    def base_model(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
         if made_here:
             inputs = {"tokens": workspace.store.current(tokens)}
             folder = _trained(context, workspace, base_key(name), "base_models", "pretrain", base.source, inputs)
@@ -77,7 +79,7 @@ def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
     if isinstance(model, TransformerModel):
         family = settings.bases[model.base].tokenizer
         sources = {"base": base_key(model.base), "tokens": tokens_key(family)}
-        kind = "transformer"
+        kind: Kind = "transformer"
     else:
         sources, kind = {"dataset": RAW_DATASET}, model.method
 
@@ -96,7 +98,7 @@ def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
     @plain_errors
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         inputs = {part: workspace.store.current(key) for part, key in sources.items()}
         folder = _trained(context, workspace, model_key(name), "models", kind, model, inputs)
         return _result(folder, {"training": folder.info.get("curve")})
@@ -109,7 +111,7 @@ def _trained(
     workspace: Workspace,
     key: Sequence[str],
     store_kind: str,
-    job_kind: str,
+    job_kind: Kind,
     part: Any,
     inputs: Mapping[str, StoredFolder],
 ) -> StoredFolder:
@@ -147,7 +149,7 @@ def _description(model: Any) -> str:
     return str(type(model).__doc__) if isinstance(model, BiGru) else "TF-IDF with a linear support vector machine."
 
 
-def _result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult:
+def _result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult[None]:
     info = folder.info
     plots = {
         name: display.curve(curve["steps"], curve["losses"], curve["validation_accuracy"], name)

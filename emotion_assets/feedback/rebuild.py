@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from emotion_assets.resources import Workspace
 
 
-def rebuild(workspace: Workspace, run_id: str = "rebuild") -> Iterator[str]:
+def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
     """Rebuild the database of ``workspace``; each line says what was done.
 
     Scores made after the newest export are made again by the next run.
@@ -37,9 +36,11 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> Iterator[str]:
     fresh = Warehouse(warehouse.path.with_name(f"{warehouse.path.name}.rebuild"), warehouse.wait_seconds)
     with warehouse.exclusively():
         _remove(fresh)
-        yield from _restore_exports(warehouse, fresh)
+        lines = _restore_exports(warehouse, fresh)
         report = ingest(settings.inbox, fresh, settings.feedback, run_id)
-        yield f"inbox: {len(report.new)} files beyond the export, {report.rows_accepted} rows accepted from them"
+        lines.append(
+            f"inbox: {len(report.new)} files beyond the export, {report.rows_accepted} rows accepted from them"
+        )
         kept = _set_aside(warehouse)
         failpoint("rebuild.before_replace")
         fresh.path.replace(warehouse.path)
@@ -47,17 +48,18 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> Iterator[str]:
         fresh.manifest.replace(warehouse.manifest)
         _remove(fresh)
     if kept:
-        yield f"the old database is kept as {kept}"
+        lines.append(f"the old database is kept as {kept}")
     with warehouse.reading() as db:
         filled = [f"{name} {n}" for name, n in row_counts(db).items() if n]
-    yield f"{warehouse.path}: {', '.join(filled) or 'no rows'}"
-    yield "materialise scored_feedback to score what has no score yet"
+    lines.append(f"{warehouse.path}: {', '.join(filled) or 'no rows'}")
+    return [*lines, "materialise scored_feedback to score what has no score yet"]
 
 
-def _restore_exports(warehouse: Warehouse, fresh: Warehouse) -> Iterator[str]:
+def _restore_exports(warehouse: Warehouse, fresh: Warehouse) -> list[str]:
+    lines = []
     for folder in export_sets(warehouse):
         if problem := _damage(folder):
-            yield f"export {folder.name}: left out, {problem}"
+            lines.append(f"export {folder.name}: left out, {problem}")
             continue
         with fresh.writing() as db:
             for table in row_counts(db):
@@ -67,9 +69,8 @@ def _restore_exports(warehouse: Warehouse, fresh: Warehouse) -> Iterator[str]:
                         batches = parquet.iter_batches(ROWS_PER_BATCH)
                         insert(db, table, pa.RecordBatchReader.from_batches(parquet.schema_arrow, batches))
             restored = sum(row_counts(db).values())
-        yield f"export {folder.name}: {restored} rows restored"
-        return
-    yield f"no complete export below {warehouse.path.parent}: starting from the inbox alone"
+        return [*lines, f"export {folder.name}: {restored} rows restored"]
+    return [*lines, f"no complete export below {warehouse.path.parent}: starting from the inbox alone"]
 
 
 def _damage(folder: Path) -> str | None:

@@ -238,8 +238,8 @@ def _fields(record: Any, path: Path, number: int) -> Row:
             return number, record[text], record[label]
     missing = "label" if "text" in record else "output" if "input" in record else "text"
     raise DataError(
-        f"{path}, row {number}: no column {missing!r} (found {', '.join(map(str, record)) or 'none'}); name the columns "
-        "text and label, or instruction, input and output"
+        f"{path}, row {number}: no column {missing!r} (found {', '.join(map(str, record)) or 'none'}); "
+        "name the columns text and label, or instruction, input and output"
     )
 
 

@@ -204,11 +204,10 @@ class Warehouse:
         if accepted and not self.path.exists() and any(accepted[0].values()):
             raise DamagedDatabaseError(f"{self.path}: is gone, and held {_told(accepted[0])}; {REBUILD}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not read_only:
-            for leftover in self.path.parent.glob(f".{self.manifest.name}.*"):  # of a writer killed at its manifest
-                leftover.unlink(missing_ok=True)
-            if not self.path.exists():
-                self._create()
+        for leftover in self.path.parent.glob(f".{self.manifest.name}.*"):  # of a writer killed at its manifest
+            leftover.unlink(missing_ok=True)
+        if not read_only and not self.path.exists():
+            self._create()
         db = self._connect(read_only)
         try:
             db.execute("SET TimeZone = 'UTC'")

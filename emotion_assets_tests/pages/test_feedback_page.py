@@ -20,12 +20,11 @@ EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> thank you so muc
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = world.make_workspace(tmp_path_factory.mktemp("page") / "home", target_accuracy=0.5)
-    world.drop_inbox(workspace)
     evil = [
         {"id": str(i), "text": EVIL, "created_at": f"2026-11-{i + 1:02d}", "<b>shop": "<i>a" if i % 2 else "b"}
         for i in range(20)
     ]
-    drop_csv(workspace, "evil<.csv", [*evil, {**evil[0], "id": "<u>", "text": " "}])
+    drop_csv(workspace, "evil<.csv", [*evil, {**evil[0], "id": "<u>", "text": " "}, {**evil[0], "text": EVIL * 2}])
     world.run_feedback(workspace)
     return workspace
 
