@@ -92,7 +92,7 @@ def main() -> None:
         tally.judge("read-only inbox", "", home, faults.run(home))
         assert faults.inbox_print(home) == before, "the inbox was changed"
         (home / "inbox").chmod(0o755)
-        for what, hurt in faults.damage(fresh("finished"), rng, flips=24):
+        for what, hurt in faults.damage(fresh("finished"), rng, cuts=[0, 0.0001, 0.5, 0.999999], flips=24):
             first = faults.run(hurt)
             if first.code == REFUSED and "doctor --rebuild" in first.error:
                 tally.noticed["database hurt"] += 1

@@ -32,7 +32,7 @@ from emotion_assets.settings import Lora, Training
 ROWS, EPOCHS, PER_STEP = 16_000, 3, 20
 PROMPT_HEAD, PROMPT_TAIL, ANSWER = 18, 5, 3  # Llama-3's chat form round a text, and a label word with its end of turn
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "4090": 165.0, "A10": 125.0}
-LLAMA3_8B = {
+LLAMA3_8B: dict[str, Any] = {
     "vocab_size": 128_256,
     "hidden_size": 4096,
     "intermediate_size": 14_336,

@@ -3,10 +3,13 @@
 Both sides train the same randomly initialised 7M Llama on the same 2,000 rows: LoRA rank 8 on all linear layers, lr
 5e-5, cosine, 20 rows a step, one epoch. LLaMA-Factory runs in its own environment, in two configurations: as published
 (5 x 4, gradient checkpointing) and at its best (20 x 1 or 5 x 4 without gradient checkpointing). Runs are interleaved;
-the table gives medians.
+the table gives medians. Where other work shares the cores, set OMP_NUM_THREADS=1 and compare CPU seconds.
 
     python3 -m venv /tmp/lf-venv
     /tmp/lf-venv/bin/pip install llamafactory==0.9.5 'transformers<=5.6' torch==2.13.0
+    # with a CPU build of torch, whose companions on the index are CUDA builds that do not load:
+    /tmp/lf-venv/bin/pip uninstall -y torchvision torchaudio
+    touch "$(/tmp/lf-venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/torchaudio.py"
     LLAMAFACTORY_PYTHON=/tmp/lf-venv/bin/python python benchmarks/train_vs_llamafactory.py
 """
 
@@ -46,12 +49,12 @@ CHAT = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: rows per second between the first and last report, whole-process seconds, peak memory in MB."""
+    """One run: rows per second of the training loop; seconds, CPU seconds and peak memory in MB of the process."""
 
     rows_per_second: float
     seconds: float
+    cpu_seconds: float
     peak_mb: float
-    tokens_per_row: float
 
 
 def main() -> int:
@@ -152,9 +155,9 @@ class Case:
                 result=str(here / "result.json"),
             )
             (here / "job.json").write_text(job.to_json(), encoding="utf-8")
-            seconds, peak = _run([sys.executable, "-m", "emotion_assets.ml.train", str(here / "job.json")], here)
+            usage = _run([sys.executable, "-m", "emotion_assets.ml.train", str(here / "job.json")], here)
             result = json.loads((here / "result.json").read_text(encoding="utf-8"))
-        return Measured(result["curve"]["rows_per_second"], seconds, peak, 0.0)
+        return Measured(result["curve"]["rows_per_second"], *usage)
 
     def peer(self, python: str, batch_size: int, accumulation: int, checkpointing: bool) -> Measured:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
@@ -189,9 +192,9 @@ class Case:
             }
             (here / "train.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
             command = [python, "-c", "from llamafactory.cli import main; main()", "train", str(here / "train.yaml")]
-            seconds, peak = _run(command, here)
+            usage = _run(command, here)
             state = json.loads((here / "out" / "train_results.json").read_text(encoding="utf-8"))
-        return Measured(state["train_samples_per_second"], seconds, peak, 0.0)
+        return Measured(state["train_samples_per_second"], *usage)
 
 
 def _tokenizer(texts: list[str]) -> Any:
@@ -209,7 +212,7 @@ def _tokenizer(texts: list[str]) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator([*texts, INSTRUCTION, *LABELS], trainer=trainer)
-    fast = PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token="<|begin_of_text|>",
         eos_token="<|eot_id|>",
@@ -220,8 +223,8 @@ def _tokenizer(texts: list[str]) -> Any:
     return fast
 
 
-def _run(command: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds and peak resident memory in MB of a whole process."""
+def _run(command: list[str], folder: Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and peak resident memory in MB of a whole process."""
     environ = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     with (folder / "log.txt").open("w+", encoding="utf-8") as log:
         started = time.monotonic()
@@ -232,20 +235,23 @@ def _run(command: list[str], folder: Path) -> tuple[float, float]:
         if process.returncode:
             log.seek(0)
             raise SystemExit(f"{' '.join(command[:4])} ended with {process.returncode}:\n{log.read()[-3000:]}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def print_table(runs: dict[str, list[Measured]]) -> None:
     def median(name: str, what: str) -> float:
-        return statistics.median(getattr(run, what) for run in runs[name])
+        return float(statistics.median(getattr(run, what) for run in runs[name]))
 
     peers = [name for name in runs if name.startswith("LLaMA")]
     best = max((median(name, "rows_per_second") for name in peers), default=0.0)
-    print(f"{'ratio':>6}  {'rows/s':>7}  {'process s':>9}  {'peak MB':>7}  run")
+    print(f"{'ratio':>6}  {'rows/s':>7}  {'process s':>9}  {'CPU s':>6}  {'peak MB':>7}  run")
     for name in runs:
         rate = median(name, "rows_per_second")
         ratio = f"{rate / best:.2f}" if best else "-"
-        print(f"{ratio:>6}  {rate:>7.1f}  {median(name, 'seconds'):>9.1f}  {median(name, 'peak_mb'):>7.0f}  {name}")
+        print(
+            f"{ratio:>6}  {rate:>7.1f}  {median(name, 'seconds'):>9.1f}  {median(name, 'cpu_seconds'):>6.1f}  "
+            f"{median(name, 'peak_mb'):>7.0f}  {name}"
+        )
 
 
 if __name__ == "__main__":

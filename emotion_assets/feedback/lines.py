@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from emotion_assets.feedback.rows import Quarantine, Reason
 
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 
 

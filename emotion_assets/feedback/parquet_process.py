@@ -11,9 +11,11 @@ rows into a pipe as JSON lines of a few hundred, and a watcher that adds how the
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import os
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -94,6 +96,7 @@ def _check_end(code: int) -> None:
 @dataclass(frozen=True)
 class _Helper:
     process: subprocess.Popen[bytes]
+    command: list[str]
     channel: socket.socket
     owner: int
 
@@ -117,35 +120,38 @@ def _request(stream: BinaryIO, message: bytes) -> BinaryIO:
         if _helper is None or not _helper.alive():
             _helper = _start()
         inlet, outlet = os.pipe()
+        lines = os.fdopen(inlet, "rb")
         try:
             socket.send_fds(_helper.channel, [message], [stream.fileno(), outlet])
-            _helper.channel.recv(1)
+            started = _helper.channel.recv(1)
         finally:
             os.close(outlet)
-    return os.fdopen(inlet, "rb")
+        if not started and _helper.process.wait() > 0:
+            raise RuntimeError(f"the process that reads Parquet does not start: {shlex.join(_helper.command)}")
+    return lines
 
 
 def _start() -> _Helper:
     ours, theirs = socket.socketpair()
     path = os.pathsep.join(filter(None, [str(PROJECT_DIR), os.environ.get("PYTHONPATH")]))
     with theirs:
+        command = [sys.executable, "-P", "-m", "emotion_assets.feedback.parquet_process", str(theirs.fileno())]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "emotion_assets.feedback.parquet_process", str(theirs.fileno())],
+            command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
         )
-    helper = _Helper(process, ours, os.getpid())
+    helper = _Helper(process, command, ours, os.getpid())
     atexit.register(helper.close)
     return helper
 
 
 def _serve(channel: socket.socket) -> None:
     """The helper: a watcher with its worker per request, until the other side is gone."""
-    from emotion_assets.feedback import parquet_reader  # noqa: F401  imported once, before the forks
-
+    _warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 2)
@@ -157,6 +163,18 @@ def _serve(channel: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         channel.send(b".")
+
+
+def _warm_up() -> None:
+    """Read a small file, so that what pyarrow imports at its first use is there before the forks."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from emotion_assets.feedback.parquet_reader import parquet_rows
+
+    small = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a"], "created_at": [datetime(2026, 1, 1)]}), small)
+    list(parquet_rows(small, FeedbackSettings()))
 
 
 def _watch(message: bytes, file: int, outlet: int) -> NoReturn:

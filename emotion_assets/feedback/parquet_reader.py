@@ -52,7 +52,7 @@ def parquet_rows(stream: BinaryIO, settings: FeedbackSettings) -> Iterator[Accep
         Quarantine: the file is damaged, unpacks to too much, or has columns that cannot be kept. A damaged page is
             found when it is reached, so this may come after rows.
     """
-    size = os.fstat(stream.fileno()).st_size
+    size = stream.seek(0, os.SEEK_END)
     _check_frame(stream, size)
     number = 0
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emotion_assets.feedback.champion import CHAMPION
 from emotion_assets.feedback.inbox import InboxFile, Unavailable, list_inbox, sha256_of
@@ -12,6 +12,8 @@ from emotion_assets.settings import Settings
 from emotion_assets.store import Store, fingerprint
 from emotion_assets.warehouse.database import Warehouse
 from emotion_assets.warehouse.feedback import count_waiting, is_settled, known_files
+
+TICK_WAIT_SECONDS = 10.0  # a tick must end soon; when a run has the database, the next tick looks again
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ def look_for_work(
     same name, size, times and inode is not read again to know its hash.
 
     Raises:
-        UserError: the database cannot be read.
+        UserError: the database cannot be read, or a run keeps it for longer than a tick should wait.
     """
     reading = reading_fingerprint(settings.feedback)
-    with warehouse.reading() as db:
+    with replace(warehouse, wait_seconds=min(warehouse.wait_seconds, TICK_WAIT_SECONDS)).reading() as db:
         known = known_files(db)
         unscored = count_waiting(db) if store.has(CHAMPION) else 0
     remembered: dict[str, str] = {}

@@ -197,13 +197,11 @@ def register() -> None:
 
 
 def choose_backend(asked: str, runtime: Runtime) -> Backend:
-    """The backend to use and why: the one asked for, or the first that works on this device.
+    """The backend to use and why.
 
-    ``auto`` tries flash-attn, a build of it from the ``kernels`` hub, and torch's varlen_attn, on a CUDA GPU in half
-    precision; each must agree with eager attention on a small example here. SDPA needs nothing and comes last.
-
-    Raises:
-        UserError: the backend asked for cannot run here.
+    On a CUDA GPU in half precision these are tried, the one asked for first: flash-attn, a build of it from the
+    ``kernels`` hub (where that package is installed), torch's varlen_attn. Each must agree with eager attention on a
+    small example on this very device. SDPA needs nothing and comes last.
     """
     if asked in ("sdpa", "eager"):
         return Backend(asked, "asked for")
@@ -211,19 +209,16 @@ def choose_backend(asked: str, runtime: Runtime) -> Backend:
         return Backend("sdpa", "the kernels for rows of unequal length need a CUDA GPU")
     if runtime.dtype == torch.float32:
         return Backend("sdpa", "the kernels for rows of unequal length need bf16 or fp16")
-    reasons: list[str] = []
-    for name, find in _VARLEN.items():
-        if asked not in ("auto", name):
-            continue
+    passed_over = ""
+    for name in sorted(_VARLEN, key=lambda name: name != asked):
         try:
-            found = find()
+            found = _VARLEN[name]()
             _probe(found, runtime)
         except Exception as error:  # a missing wheel, a kernel for another GPU, a download that cannot be had
-            reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            passed_over += f"; not {name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         else:
-            passed_over = f"; {'; '.join(reasons)}" if reasons else ""
             return Backend(name, f"agrees with eager on this GPU{passed_over}", found)
-    return Backend("sdpa", "; ".join(reasons))
+    return Backend("sdpa", passed_over.removeprefix("; "))
 
 
 def _flash_attn() -> VarlenAttention:

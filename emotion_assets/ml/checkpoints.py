@@ -23,6 +23,7 @@ from emotion_assets.settings import TransformerModel
 from emotion_assets.store import StoredFolder
 
 ADAPTER, BACKBONE, HEAD = "adapter", "backbone", "head.safetensors"
+COMPILED = ("mlp", "input_layernorm", "post_attention_layernorm", "intermediate", "LayerNorm")
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def new_classifier(
 def compile_parts(backbone: Any) -> None:
     """Compile what is the same for every batch layout: norms and feed-forward parts, for any number of tokens."""
     for name, module in backbone.named_modules():
-        if name.rpartition(".")[2] in ("mlp", "input_layernorm", "post_attention_layernorm"):
+        if name.rpartition(".")[2] in COMPILED:
             module.compile(dynamic=True)
 
 

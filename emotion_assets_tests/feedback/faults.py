@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,14 +141,13 @@ def inbox_print(home: Path) -> str:
     return hashlib.sha256(repr([(str(f), f.stat().st_mtime_ns, f.read_bytes()) for f in files]).encode()).hexdigest()
 
 
-def damage(home: Path, rng: random.Random, flips: int) -> Iterator[tuple[str, Path]]:
-    """Homes with a finished run whose database was hurt, each another way, beside ``home``."""
+def damage(home: Path, rng: random.Random, cuts: Sequence[float], flips: int) -> Iterator[tuple[str, Path]]:
+    """Homes with a finished run whose database was hurt, each another way, beside ``home``. ``cuts``: shares kept."""
     content = (home / "emotion.duckdb").read_bytes()
-    cuts = [0, 100, len(content) // 2, len(content) - 1]
     for i, (what, hurt) in enumerate(
         [
             ("deleted", None),
-            *((f"truncated to {cut} of {len(content)} bytes", content[:cut]) for cut in cuts),
+            *((f"truncated to {share:.3%}", content[: int(len(content) * share)]) for share in cuts),
             ("overwritten with text", b"hello, this is no database\n" * 400),
             *(_flipped(content, rng) for _ in range(flips)),
         ]

@@ -66,7 +66,7 @@ def test_two_runs_at_once_do_the_work_once(home: Path, expected: Expected) -> No
     assert faults.problems(home, expected) == []
 
 
-@pytest.mark.parametrize("limit", [2_000, 30_000, 300_000, 1_500_000])
+@pytest.mark.parametrize("limit", [2_000, 300_000, 1_500_000])
 def test_a_full_disk_is_one_clear_line_and_the_run_after_it_finishes(
     home: Path, expected: Expected, limit: int
 ) -> None:
@@ -100,7 +100,7 @@ def test_a_hurt_database_is_noticed_or_harmless_and_a_rebuild_restores_it(
     finished: Path, expected: Expected, tmp_path: Path
 ) -> None:
     source = faults.copy_home(finished, tmp_path / "source")
-    for what, home in faults.damage(source, random.Random(11), flips=3):
+    for what, home in faults.damage(source, random.Random(11), cuts=[0.5], flips=2):
         first = faults.run(home)
         if first.code == 0 and faults.problems(home, expected) == []:
             continue  # the bit was of no use to anybody

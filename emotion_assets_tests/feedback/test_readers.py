@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,17 +60,17 @@ def test_every_reason_is_explained_in_one_line() -> None:
     assert all(reason.explain and "\n" not in reason.explain for reason in Reason)
 
 
-def test_text_id_and_created_at_are_taken_out_and_the_rest_is_kept(read: Callable[..., list]) -> None:
+def test_text_id_and_created_at_are_taken_out_and_the_rest_is_kept(read: Callable[..., list[Any]]) -> None:
     (row,) = read("region,id,text,created_at\neu, 7 ,  Hm. ,2026-01-31 09:00:00+02:00\n")
     assert row == Accepted(2, " 7 ", "  Hm. ", datetime(2026, 1, 31, 7, tzinfo=UTC), {"region": "eu"})
 
 
-def test_jsonl_attributes_keep_their_types(read: Callable[..., list]) -> None:
+def test_jsonl_attributes_keep_their_types(read: Callable[..., list[Any]]) -> None:
     (row,) = read('{"id": 12, "text": "a", "x": {"y": [1, 2.5, null, true]}}', "feedback.jsonl")
     assert (row.id, row.attributes) == ("12", {"x": {"y": [1, 2.5, None, True]}})
 
 
-def test_parquet_dates_and_decimals_become_text_and_created_at_utc(read: Callable[..., list]) -> None:
+def test_parquet_dates_and_decimals_become_text_and_created_at_utc(read: Callable[..., list[Any]]) -> None:
     moment = datetime(2026, 1, 31, 9, 0, 0, 250, tzinfo=UTC)
     columns = {"text": ["a"], "created_at": [moment], "seen": [moment], "day": [moment.date()], "n": [3]}
     content = bad_files.parquet(columns)
@@ -78,7 +79,7 @@ def test_parquet_dates_and_decimals_become_text_and_created_at_utc(read: Callabl
     assert row.attributes == {"seen": "2026-01-31T09:00:00.000250+00:00", "day": "2026-01-31", "n": 3}
 
 
-def test_the_outcome_of_a_file_does_not_depend_on_its_name(read: Callable[..., list]) -> None:
+def test_the_outcome_of_a_file_does_not_depend_on_its_name(read: Callable[..., list[Any]]) -> None:
     for file in FILES[::7]:
         if file.rows is None:
             continue

@@ -111,6 +111,14 @@ def test_a_damaged_database_skips_with_the_line_that_names_the_fix(workspace: Wo
     assert "doctor --rebuild" in skipped(schedule_tick(workspace))
 
 
+def test_a_tick_while_a_run_has_the_database_skips_and_says_so(workspace: Workspace, monkeypatch) -> None:
+    monkeypatch.setattr("emotion_assets.feedback.work.TICK_WAIT_SECONDS", 0.1)
+    drop_csv(workspace, "a.csv", ROWS)
+    with workspace.warehouse.writing():
+        assert "another run has been using it" in skipped(schedule_tick(workspace))
+    assert isinstance(schedule_tick(workspace), dg.RunRequest)
+
+
 def test_the_schedule_and_the_sensor_run_by_default(workspace: Workspace) -> None:
     (schedule,) = schedules(workspace.settings)
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from emotion_assets.ml.checkpoints import load_classifier, save_classifier
+from emotion_assets.ml.checkpoints import compile_parts, load_classifier, save_classifier
 from emotion_assets.ml.lora import add_adapters, speed_up
 from emotion_assets.settings import Lora, UserError
 from emotion_assets.store import StoredFolder
@@ -84,3 +84,19 @@ def test_target_modules_that_the_base_lacks_are_named(tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(base_folder(tmp_path / "base"))
     with pytest.raises(UserError, match="target_modules"):
         add_adapters(model, Lora(target_modules=["no_such_part"]), causal_head=False)
+
+
+def test_compiled_parts_change_no_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated as for a real compilation; no C++ compiler is asked to build it."""
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda m, **how: original(m, backend="aot_eager", **how))
+    folder, gradients = base_folder(tmp_path / "base"), []
+    for compiled in (False, True):
+        classifier = classifier_of(folder)
+        if compiled:
+            compile_parts(classifier.backbone)
+        for seed in (1, 2):
+            classifier.loss(rows_of(4, seed=seed), torch.zeros(4, dtype=torch.int64), 0.0)[0].backward()
+        gradients.append([p.grad for p in classifier.parameters() if p.requires_grad])
+    for plain, fast in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-4)

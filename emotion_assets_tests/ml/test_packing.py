@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from emotion_assets.ml.attention import EAGER, SDPA, Backend, Layout
+from emotion_assets.ml.attention import EAGER, SDPA, Backend, Layout, choose_backend
 from emotion_assets.ml.batches import common_prefix, make_batch
 from emotion_assets.ml.checkpoints import load_backbone
 from emotion_assets_tests.ml.tiny import ANSWERS, CPU, PREFIX, base_folder, classifier_of, rows_of, shape_of
@@ -196,3 +197,47 @@ def test_a_window_shorter_than_the_rows_is_refused(tmp_path: Path) -> None:
     x = torch.zeros(1, 2, 9, 8)
     with pytest.raises(UserError, match="max_length"):
         packed_attention(torch.nn.Identity(), x, x, x, None, layout=layout, sliding_window=4)
+
+
+def _chosen(asked: str, monkeypatch: pytest.MonkeyPatch, **found: object) -> Backend:
+    """The choice on a CUDA GPU in bf16, with these kernels in place of real ones; the probe runs on the CPU."""
+    from emotion_assets.ml import attention
+    from emotion_assets.ml.runtime import Runtime
+
+    def missing() -> object:
+        raise ImportError("not installed")
+
+    def finder(name: str) -> Callable[[], object]:
+        return (lambda: found[name]) if name in found else missing
+
+    kernels = {name: finder(name) for name in attention._VARLEN}
+    monkeypatch.setattr(attention, "_VARLEN", kernels)
+    monkeypatch.setattr(attention, "_probe", lambda kernel, runtime, probe=attention._probe: probe(kernel, half_cpu))
+    half_cpu = Runtime(torch.device("cpu"), torch.bfloat16, "test")
+    return choose_backend(asked, Runtime(torch.device("cuda"), torch.bfloat16, "test"))
+
+
+def test_the_first_kernel_that_agrees_with_eager_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = _chosen("auto", monkeypatch, varlen=_reference_varlen)
+    assert backend.name == "varlen"
+    assert "not flash_attention_2: not installed" in backend.why
+
+
+def test_a_kernel_that_differs_from_eager_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def aligned_to_the_start(q, k, v, cu_q, cu_k, max_q, max_k, causal, scale, dropout):  # type: ignore[no-untyped-def]
+        return _reference_varlen(q, k, v, cu_q, cu_k, max_q, max_k, False, scale, dropout)
+
+    backend = _chosen("auto", monkeypatch, flash_attention_2=aligned_to_the_start)
+    assert backend.name == "sdpa"
+    assert "not flash_attention_2: differs from eager attention by" in backend.why
+
+
+def test_the_kernel_asked_for_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"flash_attention_2": _reference_varlen, "varlen": _reference_varlen}
+    assert _chosen("varlen", monkeypatch, **both).name == "varlen"
+    assert _chosen("auto", monkeypatch, **both).name == "flash_attention_2"
+
+
+def test_the_cpu_takes_sdpa_and_says_why() -> None:
+    assert str(choose_backend("auto", CPU)).startswith("sdpa (the kernels for rows of unequal length need a CUDA GPU")
+    assert choose_backend("eager", CPU).name == "eager"

@@ -211,3 +211,11 @@ def test_a_full_disk_is_told_apart_from_other_errors(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
     with pytest.raises(OSError, match="Is a directory"), room_to_write(tmp_path):
         raise OSError(21, "Is a directory")
+
+
+def test_what_a_killed_writer_left_of_its_manifest_is_cleared_by_a_mere_look(warehouse: Warehouse) -> None:
+    write_row(warehouse)
+    leftover = warehouse.manifest.with_name(f".{warehouse.manifest.name}.x1y2")
+    leftover.write_text("{")
+    assert rows(warehouse) == 1
+    assert not leftover.exists()
