@@ -50,7 +50,7 @@ def test_the_paper_profile_holds_the_published_recipe_as_plain_values() -> None:
 
 
 def test_a_misspelt_key_is_named_with_the_key_that_was_meant(tmp_path: Path) -> None:
-    message = problem_of(tmp_path, EMBEDDED.replace("head_dropout: 0.3", "head_droput: 0.3"))
+    message = problem_of(tmp_path, EMBEDDED.replace("head_dropout: 0.5", "head_droput: 0.5"))
     assert message == ": key 'models.llama3_lora_model.head_droput' does not exist; did you mean 'head_dropout'?"
 
 

@@ -1,0 +1,127 @@
+"""Accuracy on real text: every model of a profile, several seeds, mean and spread on validation and test.
+
+    EMOTION_DATASET=path/to/folder python -m benchmarks.accuracy --seeds 3
+
+Settings are to be chosen by the validation column alone. The seed sets everything that is random in a model: its base's
+weights and pre-training, adapters, head, order of rows and dropout. Trainings run one after the other, in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from emotion_assets.ml.datasets import describe_dataset, load_dataset, read_splits, write_splits
+from emotion_assets.ml.predictions import predict, read_predictions
+from emotion_assets.ml.tokens import make_tokenizer, write_tokens
+from emotion_assets.ml.train import Kind, TrainingJob, run_job, stored_input
+from emotion_assets.settings import PretrainedHere, Settings, TransformerModel, UserError, load_settings
+from emotion_assets.store import Store, StoredFolder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--models", nargs="*", help="names of the profile's models; all unless given")
+    arguments = parser.parse_args()
+    settings = load_settings()
+    if settings.dataset.source == "sample":
+        print("accuracy: the sample says nothing about real text; set EMOTION_DATASET to a folder of real splits")
+        return 0
+    names = arguments.models or list(settings.models)
+    table = Table("model", "validation", "± (sd)", "test", "± (sd)", "base s", "train s", title=settings.dataset.source)
+    with tempfile.TemporaryDirectory(prefix="accuracy-") as home:
+        bench = Bench(settings, Store(Path(home)))
+        for name in names:
+            runs = [bench.measure(name, settings.seed + i) for i in range(arguments.seeds)]
+            table.add_row(name, *_summary(runs, "validation"), *_summary(runs, "test"), *_seconds(runs))
+    Console().print(table)
+    return 0
+
+
+class Bench:
+    """The dataset and token folders that all runs share."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings, self.store = settings, store
+        dataset = load_dataset(settings.dataset, settings.labels, settings.seed)
+        with store.writing("datasets") as draft:
+            write_splits(dataset, draft.path)
+            self.dataset = draft.finish(describe_dataset(dataset, settings.labels))
+        self._tokens: dict[str, StoredFolder] = {}
+
+    def tokens(self, family: str) -> StoredFolder:
+        if family not in self._tokens:
+            settings, splits = self.settings, read_splits(self.dataset)
+            part = settings.tokenizers[family]
+            tokenizer = make_tokenizer(part, splits["train"]["text"].tolist(), family)
+            with self.store.writing("tokens") as draft:
+                write_tokens(draft.path, tokenizer, splits, settings.labels, part.max_length, settings.instruction)
+                self._tokens[family] = draft.finish({})
+        return self._tokens[family]
+
+    def measure(self, name: str, seed: int) -> dict[str, float]:
+        """Accuracy on validation and test, and seconds for the base and for the training."""
+        model = self.settings.models[name]
+        base_seconds = 0.0
+        if isinstance(model, TransformerModel):
+            tokens = self.tokens(self.settings.bases[model.base].tokenizer)
+            base = self._base(model.base, seed)
+            base_seconds = base.info.get("train_seconds", 0.0)
+            trained = self._train("transformer", name, model, seed, {"base": base, "tokens": tokens})
+        else:
+            trained = self._train(model.method, name, model, seed, {"dataset": self.dataset})
+        predictions = predict(name, trained, self.dataset, self.store)
+        scores = {split: float(read_predictions(predictions, split).right.mean()) for split in ("validation", "test")}
+        print(name, seed, scores, f"{base_seconds:.0f} s + {trained.info['train_seconds']:.0f} s", flush=True)
+        return {**scores, "base": base_seconds, "train": trained.info["train_seconds"]}
+
+    def _base(self, name: str, seed: int) -> StoredFolder:
+        from emotion_assets.ml.bases import resolve_checkpoint
+
+        base = self.settings.bases[name]
+        if isinstance(base.source, PretrainedHere):
+            return self._train(
+                "pretrain", name, base.source, seed, {"tokens": self.tokens(base.tokenizer)}, "base_models"
+            )
+        with self.store.writing("base_models") as draft:
+            return draft.finish(resolve_checkpoint(base, name, draft.path))
+
+    def _train(
+        self, kind: Kind, name: str, part: Any, seed: int, inputs: dict[str, StoredFolder], store_kind: str = "models"
+    ) -> StoredFolder:
+        with self.store.writing(store_kind) as draft, tempfile.TemporaryDirectory() as checkpoints:
+            job = TrainingJob(
+                kind=kind,
+                name=name,
+                settings=part.model_dump(mode="json"),
+                labels=list(self.settings.labels),
+                seed=seed,
+                inputs={role: stored_input(folder) for role, folder in inputs.items()},
+                target=str(draft.path),
+                checkpoints=checkpoints,
+            )
+            return draft.finish(run_job(job, lambda line: None))
+
+
+def _summary(runs: list[dict[str, float]], split: str) -> tuple[str, str]:
+    values = [run[split] for run in runs]
+    return f"{statistics.mean(values):.4f}", f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+
+
+def _seconds(runs: list[dict[str, float]]) -> tuple[str, str]:
+    return f"{statistics.mean(run['base'] for run in runs):.0f}", f"{statistics.mean(run['train'] for run in runs):.0f}"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(str(error))
