@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from emotion_assets.assets import display
-from emotion_assets.assets.keys import RAW_DATASET, predictions_key
+from emotion_assets.keys import RAW_DATASET, predictions_key
 from emotion_assets.resources import Workspace
 from emotion_assets.settings import Settings
 

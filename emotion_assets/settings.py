@@ -262,6 +262,7 @@ class DatasetSettings(Frozen):
 
     source: str = "sample"
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    join_reviewed: Annotated[bool, Field(description="rows labelled in the review queue are added to train")] = False
     validation_share: Annotated[float, Field(gt=0, lt=0.5, description="carved from train if no file has it")] = 0.1
 
 

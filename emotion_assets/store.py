@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from emotion_assets.failpoints import failpoint
 from emotion_assets.settings import UserError
 
 MANIFEST = "manifest.json"
@@ -120,6 +121,7 @@ class Store:
     def point(self, key: Sequence[str], kind: str, folder: StoredFolder) -> None:
         """Make ``folder`` the current one of the asset ``key``, atomically."""
         content = {"kind": kind, "digest": folder.digest}
+        failpoint("store.before_point")
         write_text_atomically(self._pointer(key), json.dumps(content) + "\n")
 
     def current(self, key: Sequence[str], verify: bool = True) -> StoredFolder:
@@ -175,6 +177,7 @@ class _Draft:
             _fsync(path)
         for folder in {p.parent for p in files}:
             _fsync(folder)
+        failpoint("store.mid_save")
         final = self.parent / digest[:16]
         if final.exists():
             try:

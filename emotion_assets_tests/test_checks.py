@@ -14,8 +14,8 @@ import pytest
 
 from emotion_assets.assets.dataset import class_balance_report
 from emotion_assets.assets.evaluation import evaluation_assets
-from emotion_assets.assets.keys import RAW_DATASET, predictions_key
 from emotion_assets.checks import asset_checks, dataset_checks, evaluation_checks
+from emotion_assets.keys import RAW_DATASET, predictions_key
 from emotion_assets.ml.datasets import describe_dataset, load_dataset
 from emotion_assets.store import StoredFolder
 from emotion_assets_tests.evaluation.conftest import World, world

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from emotion_assets.store import Store, StoredFolder, StoreError
+from emotion_assets_tests.conftest import PROJECT
 
 
 def stored(store: Store, text: str = "one", kind: str = "models") -> StoredFolder:
@@ -69,6 +74,26 @@ def test_a_pointer_moves_to_the_newest_folder_and_the_old_one_stays(tmp_path: Pa
     store.point(["m"], "models", second)
     assert store.current(["m"]).digest == second.digest
     assert store.open("models", first.digest).info == {"text": "one"}
+
+
+@pytest.mark.parametrize("failpoint", ["store.mid_save", "store.before_point"])
+def test_a_process_killed_while_it_stores_leaves_the_old_state_and_the_next_run_finishes(
+    tmp_path: Path, failpoint: str
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from emotion_assets_tests.test_store import stored;"
+        "from emotion_assets.store import Store; store = Store(Path(sys.argv[1]));"
+        "store.point(['m'], 'models', stored(store, 'new'))"
+    )
+    store = Store(tmp_path)
+    old = stored(store, "old")
+    store.point(["m"], "models", old)
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    killed = subprocess.run(command, env=os.environ | {"EMOTION_FAILPOINT": failpoint}, cwd=PROJECT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert store.current(["m"]).digest == old.digest
+    assert subprocess.run(command, cwd=PROJECT, check=False).returncode == 0
+    assert store.current(["m"]).info == {"text": "new"}
 
 
 def test_work_done_before_is_recalled_unless_its_folder_was_damaged(tmp_path: Path) -> None:

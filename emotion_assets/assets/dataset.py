@@ -6,8 +6,8 @@ import dagster as dg
 
 from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
-from emotion_assets.assets.keys import BALANCE, RAW_DATASET, tokens_key
 from emotion_assets.automation import follow_inputs
+from emotion_assets.keys import BALANCE, RAW_DATASET, tokens_key
 from emotion_assets.resources import WAREHOUSE_POOL, Workspace
 from emotion_assets.settings import Settings, TransformerModel
 from emotion_assets.store import fingerprint
@@ -34,10 +34,13 @@ def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 def raw_emotion_dataset(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
-    from emotion_assets.ml.datasets import describe_dataset, load_dataset, write_splits
+    from emotion_assets.feedback.review import reviewed_rows
+    from emotion_assets.ml.datasets import add_training_rows, describe_dataset, load_dataset, write_splits
 
     settings = workspace.settings
     dataset = load_dataset(settings.dataset, settings.labels, settings.seed)
+    if settings.dataset.join_reviewed:
+        dataset = add_training_rows(dataset, reviewed_rows(workspace.warehouse, settings.labels))
     with workspace.store.writing("datasets") as draft:
         write_splits(dataset, draft.path)
         folder = draft.finish(describe_dataset(dataset, settings.labels))

@@ -9,8 +9,8 @@ import dagster as dg
 
 from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
-from emotion_assets.assets.keys import CHAMPION, RAW_DATASET, model_key, predictions_key
 from emotion_assets.automation import follow_inputs
+from emotion_assets.keys import CHAMPION, RAW_DATASET, model_key, predictions_key
 from emotion_assets.resources import WAREHOUSE_POOL, Workspace
 from emotion_assets.settings import Settings
 from emotion_assets.store import StoredFolder, fingerprint

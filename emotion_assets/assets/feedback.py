@@ -8,7 +8,7 @@ import dagster as dg
 
 from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
-from emotion_assets.assets.keys import CHAMPION
+from emotion_assets.keys import CHAMPION
 from emotion_assets.resources import WAREHOUSE_POOL, Workspace
 from emotion_assets.settings import Settings
 

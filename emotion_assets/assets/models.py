@@ -7,7 +7,7 @@ import dagster as dg
 
 from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
-from emotion_assets.assets.keys import RAW_DATASET, base_key, model_key, tokens_key
+from emotion_assets.keys import RAW_DATASET, base_key, model_key, tokens_key
 from emotion_assets.ml.train import Kind, TrainingJob, stored_input
 from emotion_assets.resources import TRAINING_POOL, Workspace
 from emotion_assets.settings import BiGru, PretrainedHere, Settings, TransformerModel

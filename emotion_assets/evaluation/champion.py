@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from emotion_assets.assets.keys import CHAMPION, RAW_DATASET, model_key, predictions_key
 from emotion_assets.evaluation.figures import Circumstances, EvaluationRows, evaluate_model
+from emotion_assets.keys import CHAMPION, CHAMPION_PREDICTIONS, RAW_DATASET, model_key, predictions_key
 from emotion_assets.ml.champion import Candidate, Decision, champion_before, decide
 from emotion_assets.ml.predictions import predict
 from emotion_assets.settings import Settings, UserError
@@ -28,7 +28,6 @@ from emotion_assets.warehouse.evaluation import (
 )
 
 Row = dict[str, Any]
-CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]
 
 
 class ChampionError(UserError):

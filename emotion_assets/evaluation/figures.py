@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import combinations
 from typing import Any
 
-from emotion_assets.assets.keys import predictions_key
+from emotion_assets.keys import predictions_key
 from emotion_assets.ml.datasets import OFFICIAL_TEST_FINGERPRINT
 from emotion_assets.ml.metrics import compare, evaluate, fit_temperature
 from emotion_assets.ml.predictions import SCORED_SPLITS, read_predictions

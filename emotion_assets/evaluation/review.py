@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from emotion_assets.assets.keys import RAW_DATASET
 from emotion_assets.evaluation.figures import current_predictions
+from emotion_assets.keys import RAW_DATASET
 from emotion_assets.ml.predictions import SCORED_SPLITS
 from emotion_assets.settings import Settings
 from emotion_assets.store import Store

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from emotion_assets.assets.keys import RAW_DATASET
 from emotion_assets.evaluation.figures import (
     Circumstances,
     EvaluationRows,
@@ -15,6 +14,7 @@ from emotion_assets.evaluation.figures import (
     evaluate_model,
     evaluation_keys,
 )
+from emotion_assets.keys import RAW_DATASET
 from emotion_assets.settings import Settings, UserError
 from emotion_assets.store import Store
 from emotion_assets.warehouse.database import Warehouse

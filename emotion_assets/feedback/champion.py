@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emotion_assets.keys import CHAMPION, CHAMPION_PREDICTIONS, predictions_key
 from emotion_assets.settings import Settings, UserError
 from emotion_assets.store import Store, StoredFolder
 
 if TYPE_CHECKING:
     from emotion_assets.ml.scoring import Scorer
-
-CHAMPION = ["champion_model"]
 
 
 @dataclass(frozen=True)
@@ -138,17 +137,18 @@ def threshold_for_accuracy(actual: np.ndarray, probabilities: np.ndarray, target
 
 
 def champion_predictions(settings: Settings, store: Store, champion: StoredFolder) -> tuple[str, StoredFolder]:
-    """The champion's name in the profile, and its stored predictions.
+    """The champion's name, and its stored predictions.
+
+    A champion stays while its model is trained again, so its predictions are looked for under the champion first.
 
     Raises:
-        UserError: no model of the profile has stored predictions that this very model version made.
+        UserError: no stored predictions were made by this very model version.
     """
-    for name in settings.models:
-        key = ["predictions", name]
+    for key in (CHAMPION_PREDICTIONS, *(predictions_key(name) for name in settings.models)):
         if store.has(key):
             folder = store.current(key)
             if folder.info["model_digest"] == champion.digest:
-                return name, folder
+                return folder.info["model_name"], folder
     raise UserError(
         f"champion_model {champion.version}: no predictions of it are stored; materialise predictions and "
         "champion_model again"

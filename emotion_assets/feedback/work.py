@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from emotion_assets.feedback.champion import CHAMPION
 from emotion_assets.feedback.inbox import InboxFile, Unavailable, list_inbox, sha256_of
 from emotion_assets.feedback.ledger import reading_fingerprint
+from emotion_assets.keys import CHAMPION
 from emotion_assets.settings import Settings
 from emotion_assets.store import Store, fingerprint
 from emotion_assets.warehouse.database import Warehouse

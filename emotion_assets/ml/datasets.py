@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,15 @@ def load_dataset(settings: DatasetSettings, labels: tuple[str, ...], seed: int) 
                 "profile's labels"
             )
     return dataset
+
+
+def add_training_rows(dataset: Dataset, rows: Sequence[tuple[str, str]]) -> Dataset:
+    """The dataset with (text, label) pairs added to train; a text that any split has already is left out."""
+    known = {text for frame in dataset.splits.values() for text in frame["text"]}
+    new = [(text.strip(), label) for text, label in rows if text.strip() not in known]
+    train = pd.concat([dataset.splits["train"], pd.DataFrame(new, columns=["text", "label"])], ignore_index=True)
+    note = f"{len(new)} reviewed rows added to train ({len(rows) - len(new)} were there already)"
+    return Dataset({**dataset.splits, "train": train}, dataset.name, (*dataset.notes, note))
 
 
 def find_source(settings: DatasetSettings) -> str:

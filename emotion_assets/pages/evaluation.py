@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from emotion_assets.assets.keys import BALANCE, RAW_DATASET
 from emotion_assets.evaluation.figures import current_predictions
+from emotion_assets.keys import BALANCE, RAW_DATASET
 from emotion_assets.ml.balance import BalanceReport
 from emotion_assets.ml.datasets import OFFICIAL_TEST_FINGERPRINT, read_split
 from emotion_assets.ml.metrics import accuracy_interval, holm, reliability, scale

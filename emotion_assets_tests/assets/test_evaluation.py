@@ -11,7 +11,7 @@ import pytest
 
 from emotion_assets.assets.dataset import class_balance_report, raw_emotion_dataset
 from emotion_assets.assets.evaluation import evaluation_assets, follow_any_predictions
-from emotion_assets.assets.keys import model_key
+from emotion_assets.keys import model_key
 from emotion_assets_tests.evaluation.conftest import World, world
 
 __all__ = ["world"]

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_assets.assets.keys import RAW_DATASET, model_key, predictions_key
 from emotion_assets.evaluation.champion import Choice, Wish, choose_champion
 from emotion_assets.evaluation.tables import Outcome, evaluate_all
+from emotion_assets.keys import RAW_DATASET, model_key, predictions_key
 from emotion_assets.ml.datasets import Dataset, describe_dataset, load_dataset, write_splits
 from emotion_assets.ml.predictions import predict
 from emotion_assets.ml.svm import save_svm, train_svm

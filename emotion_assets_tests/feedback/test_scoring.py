@@ -20,6 +20,7 @@ from emotion_assets.feedback.scoring import (
     score_feedback,
     score_file,
 )
+from emotion_assets.keys import CHAMPION, CHAMPION_PREDICTIONS
 from emotion_assets.ml.metrics import scale
 from emotion_assets.ml.predictions import read_predictions
 from emotion_assets.resources import Workspace
@@ -160,6 +161,17 @@ def test_a_champion_that_comes_back_is_the_current_one_again(workspace: Workspac
     score(workspace)
     (row,) = view(workspace, "current_scores")
     assert row["model_version"] == first.version
+
+
+def test_a_champion_scores_on_after_its_model_was_trained_again_and_refused(workspace: Workspace) -> None:
+    store = workspace.store
+    champion = store.current(CHAMPION)
+    store.point(CHAMPION_PREDICTIONS, "predictions", store.current(["predictions", "tfidf_svm"]))
+    world.train_champion(workspace, c=0.02)
+    store.point(CHAMPION, "models", champion)
+    drop_csv(workspace, "a.csv", [{"text": "one fine day"}])
+    take_in(workspace)
+    assert score(workspace).model_version == champion.version
 
 
 def test_without_a_champion_or_its_predictions_the_line_says_what_to_materialise(workspace: Workspace) -> None:

@@ -13,6 +13,7 @@ import pytest
 from emotion_assets.ml.datasets import (
     OFFICIAL_TEST_FINGERPRINT,
     DataError,
+    add_training_rows,
     load_dataset,
     read_splits,
     split_fingerprint,
@@ -155,6 +156,14 @@ def test_a_file_that_is_not_utf8_is_named_with_the_row(tmp_path: Path, suffix: s
     message = problem(tmp_path)
     assert message.startswith(f"{path}, row ")
     assert message.endswith("save the file as UTF-8")
+
+
+def test_reviewed_rows_join_training_unless_a_split_has_their_text_already(write_dataset: Callable[..., Path]) -> None:
+    dataset = load(write_dataset({"train": ROWS[:2], "validation": ROWS[2:3], "test": ROWS[3:]}))
+    joined = add_training_rows(dataset, [("quite new", "joy"), (ROWS[3][0], "joy"), (ROWS[0][0], "anger")])
+    assert joined.splits["train"].to_numpy().tolist() == [*map(list, ROWS[:2]), ["quite new", "joy"]]
+    assert joined.splits["test"].equals(dataset.splits["test"])
+    assert joined.notes == ("1 reviewed rows added to train (2 were there already)",)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

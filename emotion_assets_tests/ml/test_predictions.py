@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emotion_assets.assets.keys import RAW_DATASET, model_key, predictions_key
+from emotion_assets.keys import RAW_DATASET, model_key, predictions_key
 from emotion_assets.ml import scoring
 from emotion_assets.ml.datasets import DataError, read_split
 from emotion_assets.ml.predictions import predict, read_predictions

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from emotion_assets.assets.keys import BALANCE, RAW_DATASET
 from emotion_assets.evaluation import figures
+from emotion_assets.keys import BALANCE, RAW_DATASET
 from emotion_assets.ml.balance import balance_report
 from emotion_assets.ml.datasets import read_split, read_splits
 from emotion_assets.pages import evaluation as page_module

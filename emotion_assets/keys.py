@@ -5,6 +5,8 @@ from __future__ import annotations
 RAW_DATASET = ["raw_emotion_dataset"]
 BALANCE = ["class_balance_report"]
 CHAMPION = ["champion_model"]
+CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]
+"""A pointer of the store, not an asset: the predictions of the very version that is champion."""
 
 
 def tokens_key(tokenizer: str) -> list[str]:
