@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from emotion_assets.ml.train import TrainingJob
 
 TERM_SECONDS = 3.0
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # nothing is downloaded in it, and its own progress is told in lines
 
 
 def run_training(context: dg.AssetExecutionContext, job: TrainingJob) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _run(context: dg.AssetExecutionContext, command: list[str]) -> int:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            env=os.environ | session.get_bootstrap_env_vars(),
+            env=os.environ | QUIET | session.get_bootstrap_env_vars(),
             start_new_session=True,
         )
         try:

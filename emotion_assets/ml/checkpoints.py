@@ -114,6 +114,7 @@ def load_backbone(folder: Path, shape: Shape, runtime: Runtime) -> Any:
     if shape.quantization == "nf4":
         extra["quantization_config"] = _four_bits(runtime)
     verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()  # milliseconds, for a checkpoint on the disk
     logging.set_verbosity_error()  # the language-model head left out is not worth a warning
     try:
         return loader.from_pretrained(
