@@ -101,21 +101,24 @@ class Store:
         """The folder of that kind and digest.
 
         Raises:
-            StoreError: it is not there, or a file in it does not have the sha256 that the manifest says.
+            StoreError: it is not there, or a file in it does not have the sha256 that the manifest and the digest say.
         """
         folder = StoredFolder(self.root / kind / digest[:16], digest)
+        again = f"delete {folder.path} and materialise again"
         try:
             manifest = json.loads(folder.file(MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StoreError(f"{folder.path}: not in the store; materialise the asset that makes it again") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise StoreError(f"{folder.path / MANIFEST}: damaged; delete the folder and materialise again") from None
+            raise StoreError(f"{folder.path / MANIFEST}: damaged; {again}") from None
+        if fingerprint(manifest["files"]) != digest:
+            raise StoreError(f"{folder.path / MANIFEST}: was altered since it was stored; {again}")
         if verify:
             for name, expected in manifest["files"].items():
                 path = folder.file(name)
                 if not path.is_file() or file_sha256(path) != expected:
                     state = "was altered" if path.is_file() else "is missing"
-                    raise StoreError(f"{path}: {state} since it was stored; delete {folder.path} and materialise again")
+                    raise StoreError(f"{path}: {state} since it was stored; {again}")
         return folder
 
     def point(self, key: Sequence[str], kind: str, folder: StoredFolder) -> None:

@@ -57,7 +57,7 @@ def _run(context: dg.AssetExecutionContext, command: list[str]) -> int:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            env=os.environ | QUIET | session.get_bootstrap_env_vars(),
+            env={**os.environ, **QUIET, **session.get_bootstrap_env_vars()},
             start_new_session=True,
         )
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from emotion_assets.store import Store, StoredFolder, StoreError
+from emotion_assets.store import Store, StoredFolder, StoreError, file_sha256
 from emotion_assets_tests.conftest import PROJECT
 
 
@@ -42,6 +43,17 @@ def test_an_altered_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError, match=r"sub/b\.txt: was altered since it was stored; delete .* and materialise again"
     ):
+        store.open("models", folder.digest)
+
+
+def test_a_file_altered_together_with_its_manifest_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = stored(store)
+    folder.file("a.txt").write_text("tampered", encoding="utf-8")
+    manifest = json.loads(folder.file("manifest.json").read_text(encoding="utf-8"))
+    manifest["files"]["a.txt"] = file_sha256(folder.file("a.txt"))
+    folder.file("manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"manifest\.json: was altered since it was stored"):
         store.open("models", folder.digest)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from emotion_assets.failpoints import failpoint
 from emotion_assets.ml import distributed
 from emotion_assets.ml.resume import Checkpoint
 from emotion_assets.ml.runtime import Runtime, set_seed
@@ -162,6 +163,7 @@ def fit(
                 group["lr"] = training.learning_rate * factor(at.step)
             loss = _step(module, parameters, chosen, loss_of, training, optimizer, scaler, runtime, fitted, stage, at)
             at.step += 1
+            failpoint("training.mid_step")
             at.recent.append(loss)
             now = time.monotonic()
             at.stepping += now - resumed

@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from emotion_assets.failpoints import failpoint
+
 FILE = "state.safetensors"
 EVERY_SECONDS = 20.0
 LARGEST_SHARE = 0.05  # of the training time may go into writing state
@@ -55,6 +57,7 @@ class Checkpoint:
             save_file(cpu, name, {"recipe": self.recipe, "facts": json.dumps(facts)})
             with Path(name).open("rb") as file:
                 os.fsync(file.fileno())
+            failpoint("training.mid_save")
             Path(name).replace(self.folder / FILE)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -110,25 +109,24 @@ def test_the_training_process_does_without_dagster(tmp_path: Path) -> None:
     assert json.loads(job.result_file.read_text(encoding="utf-8"))["curve"]["steps"]
 
 
-def test_a_killed_process_resumes_to_the_result_of_an_undisturbed_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failpoint", ["training.mid_step:40", "training.mid_save:2"])
+def test_a_killed_process_resumes_to_the_result_of_an_undisturbed_one(tmp_path: Path, failpoint: str) -> None:
     _, base, tokens = stored_case(tmp_path)
-    undisturbed = _job(tmp_path, base, tokens, tmp_path / "one", head_dropout=0.2, epochs=60)
+    undisturbed = _job(tmp_path, base, tokens, tmp_path / "one", head_dropout=0.2, epochs=20)
     run_job(undisturbed, lambda line: None)
     again = dataclasses.replace(undisturbed, target=str(tmp_path / "two"))
     Path(again.target).mkdir()
     state = Path(again.checkpoints) / FILE
     program = (
         "import sys; from emotion_assets.ml import resume, train\n"
-        "resume.EVERY_SECONDS, resume.LARGEST_SHARE = 0.2, 1.0\n"
+        "resume.EVERY_SECONDS, resume.LARGEST_SHARE = 0.0, 1e9\n"
         "sys.exit(train.main(sys.argv[1:]))"
     )
     file = tmp_path / "job.json"
     file.write_text(again.to_json(), encoding="utf-8")
-    with subprocess.Popen([sys.executable, "-c", program, str(file)], env=ENVIRON, stdout=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 90
-        while process.poll() is None and not state.is_file() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.kill()
+    environ = ENVIRON | {"EMOTION_FAILPOINT": failpoint}
+    killed = subprocess.run([sys.executable, "-c", program, str(file)], env=environ, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert state.is_file(), "the process ended before it wrote its state"
     measured = run_job(again, lambda line: None)
     assert measured["curve"]["resumed_at_step"] > 0
