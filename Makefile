@@ -23,7 +23,7 @@ demo: $(READY) $(DAGSTER_HOME)/dagster.yaml
 	@echo "  EMOTION_DATASET=path/to/folder make demo            the same graph on your own train, validation and test files"
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 ui: $(READY) $(DAGSTER_HOME)/dagster.yaml
 	@$(BIN)/dagster dev
