@@ -10,12 +10,13 @@ from emotion_assets.automation import follow_inputs
 from emotion_assets.keys import BALANCE, RAW_DATASET, tokens_key
 from emotion_assets.resources import FIRST, WAREHOUSE_POOL, Workspace
 from emotion_assets.settings import Settings, TransformerModel
-from emotion_assets.store import fingerprint
+from emotion_assets.store import StoredFolder, fingerprint
 
 if TYPE_CHECKING:
     from emotion_assets.ml.balance import BalanceReport
 
 GROUP, OWNER = "dataset", "team:data"
+CODE = "1"
 
 
 def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -141,7 +142,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "parquet", "huggingface"},
-        code_version=fingerprint("1", tokenizer.model_dump(mode="json"), settings.instruction if prompted else None)[
+        code_version=fingerprint(CODE, tokenizer.model_dump(mode="json"), settings.instruction if prompted else None)[
             :12
         ],
         op_tags=FIRST,
@@ -152,26 +153,37 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
     def tokenised_splits(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
-        from emotion_assets.ml.datasets import read_splits
-        from emotion_assets.ml.tokens import make_tokenizer, write_tokens
-
-        splits = read_splits(workspace.store.current(RAW_DATASET))
-        instruction = settings.instruction if prompted else None
-        with workspace.store.writing("tokens") as draft:
-            made = make_tokenizer(tokenizer, splits["train"]["text"].tolist(), name)
-            statistics = write_tokens(draft.path, made, splits, settings.labels, tokenizer.max_length, instruction)
-            folder = draft.finish({"splits": statistics, "vocab_size": len(made)})
-        workspace.publish(tokens_key(name), "tokens", folder)
+        folder = _tokens(workspace, name, settings.instruction if prompted else None)
+        statistics = folder.info["splits"]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(folder.digest),
             metadata={
                 **display.rows(sum(part["rows"] for part in statistics.values())),
                 **display.columns({"input_ids": "list<int32>", "label": "int16", "length": "int32"}),
                 "lengths in tokens": display.table([{"split": split, **part} for split, part in statistics.items()]),
-                "vocabulary": len(made),
+                "vocabulary": folder.info["vocab_size"],
                 "max length": tokenizer.max_length,
                 "path": dg.MetadataValue.path(folder.path),
             },
         )
 
     return tokenised_splits
+
+
+def _tokens(workspace: Workspace, name: str, instruction: str | None) -> StoredFolder:
+    """The token folder of a family: recalled for a dataset seen before, since WordPiece training is not repeatable."""
+    from emotion_assets.ml.datasets import read_splits
+    from emotion_assets.ml.tokens import make_tokenizer, write_tokens
+
+    settings, store = workspace.settings, workspace.store
+    dataset, tokenizer = store.current(RAW_DATASET), settings.tokenizers[name]
+    recipe = fingerprint(CODE, tokenizer.model_dump(mode="json"), settings.labels, instruction, dataset.digest)
+    folder = store.recall(recipe)
+    if folder is None:
+        splits = read_splits(dataset)
+        with store.writing("tokens") as draft:
+            made = make_tokenizer(tokenizer, splits["train"]["text"].tolist(), name)
+            statistics = write_tokens(draft.path, made, splits, settings.labels, tokenizer.max_length, instruction)
+            folder = draft.finish({"splits": statistics, "vocab_size": len(made)})
+    workspace.publish(tokens_key(name), "tokens", folder, recipe)
+    return folder
