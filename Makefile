@@ -12,10 +12,14 @@ demo ui: export PYTHONWARNINGS := ignore
 
 demo: $(READY) $(DAGSTER_HOME)/dagster.yaml
 	@mkdir -p "$(EMOTION_HOME)/inbox"
-	@for file in data/sample/feedback/*; do cp -np "$$file" "$(EMOTION_HOME)/inbox/" 2>/dev/null || true; done
+	@# A file that changed in the last five seconds may still be being written, and is left for the next run.
+	@for file in data/sample/feedback/*; do \
+		copy="$(EMOTION_HOME)/inbox/$${file##*/}"; test -e "$$copy" || { cp "$$file" "$$copy"; new=1; }; \
+	done; test -z "$$new" || sleep 6
 	@$(BIN)/dagster asset materialize --select '*' -m emotion_assets.definitions \
 		--config-json '{"loggers": {"console": {}}}'
 	@$(BIN)/emotion-assets leaderboard
+	@echo "The pages: $(EMOTION_HOME)/reports/evaluation.html and $(EMOTION_HOME)/reports/feedback.html"
 	@echo
 	@echo "Next:"
 	@echo "  make ui                                             the asset graph in the browser, schedule and sensor running"

@@ -35,7 +35,7 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
     settings = workspace.settings
     report = ingest(settings.inbox, workspace.warehouse, settings.feedback, context.run.run_id, context.log.info)
     for file in report.left:
-        context.log.warning(f"{file.name} is left alone: {file.why}")
+        context.log.warning(f"left alone: {file.why}")
     with workspace.warehouse.reading() as db:
         totals = feedback_totals(db)
     return dg.MaterializeResult(
