@@ -165,7 +165,7 @@ def _result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeRe
         if curve and curve["steps"]
     }
     figures = {
-        key.replace("_", " "): value
+        key.replace("_mb", " (MB)").replace("_", " "): round(value, 4) if isinstance(value, float) else value
         for key, value in info.items()
         if isinstance(value, (int, float, str)) and not key.startswith("base_digest")
     }
