@@ -22,7 +22,8 @@ from emotion_assets.ml.datasets import describe_dataset, load_dataset, read_spli
 from emotion_assets.ml.predictions import predict, read_predictions
 from emotion_assets.ml.tokens import make_tokenizer, write_tokens
 from emotion_assets.ml.train import Kind, TrainingJob, run_job, stored_input
-from emotion_assets.settings import PretrainedHere, Settings, TransformerModel, UserError, load_settings
+from emotion_assets.profile_reader import load_settings
+from emotion_assets.settings import PretrainedHere, Settings, TransformerModel, UserError
 from emotion_assets.store import Store, StoredFolder
 
 
@@ -92,7 +93,7 @@ class Bench:
                 "pretrain", name, base.source, seed, {"tokens": self.tokens(base.tokenizer)}, "base_models"
             )
         with self.store.writing("base_models") as draft:
-            return draft.finish(resolve_checkpoint(base, name, draft.path))
+            return draft.finish(resolve_checkpoint(base, name, draft.path, {}))
 
     def _train(
         self, kind: Kind, name: str, part: Any, seed: int, inputs: dict[str, StoredFolder], store_kind: str = "models"

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from emotion_assets.profile_reader import load_settings
 from emotion_assets.resources import Workspace
-from emotion_assets.settings import UserError, load_settings
+from emotion_assets.settings import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()

@@ -15,8 +15,8 @@ from emotion_assets.assets.models import model_assets
 from emotion_assets.automation import feedback_job, schedules, sensors
 from emotion_assets.checks import asset_checks
 from emotion_assets.console import console_logger
+from emotion_assets.profile_reader import load_settings
 from emotion_assets.resources import Workspace
-from emotion_assets.settings import load_settings
 
 
 def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emotion_assets.settings import load_settings
+from emotion_assets.profile_reader import load_settings
 from emotion_assets_tests.conftest import Terminal
 
 

@@ -9,7 +9,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from emotion_assets.settings import load_settings
+from emotion_assets.profile_reader import load_settings
 from emotion_assets_tests.conftest import TINY_PROFILE, Terminal
 
 Demo = tuple[Terminal, subprocess.CompletedProcess[str]]

@@ -12,8 +12,8 @@ from emotion_assets.assets.dataset import dataset_assets
 from emotion_assets.assets.evaluation import evaluation_assets
 from emotion_assets.assets.models import model_assets
 from emotion_assets.ml.scoring import load_scorer
+from emotion_assets.profile_reader import load_settings
 from emotion_assets.resources import Workspace
-from emotion_assets.settings import load_settings
 from emotion_assets_tests.conftest import REAL_CHECKPOINT, Terminal, needs_real_checkpoint
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emotion_assets.settings import PROFILES_DIR, SettingsError, load_settings
+from emotion_assets.profile_reader import PROFILES_DIR, SettingsError, load_settings
 
 EMBEDDED = (PROFILES_DIR / "embedded.yaml").read_text(encoding="utf-8")
 

@@ -18,8 +18,9 @@ from emotion_assets.keys import RAW_DATASET, model_key, predictions_key
 from emotion_assets.ml.datasets import Dataset, describe_dataset, load_dataset, write_splits
 from emotion_assets.ml.predictions import predict
 from emotion_assets.ml.svm import save_svm, train_svm
+from emotion_assets.profile_reader import load_settings
 from emotion_assets.resources import Workspace
-from emotion_assets.settings import TfidfSvm, load_settings
+from emotion_assets.settings import TfidfSvm
 from emotion_assets.store import StoredFolder
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

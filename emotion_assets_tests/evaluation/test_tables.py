@@ -9,7 +9,7 @@ from emotion_assets.evaluation.figures import paper_accuracy
 from emotion_assets.evaluation.tables import NothingToEvaluateError
 from emotion_assets.ml.datasets import OFFICIAL_TEST_FINGERPRINT, read_split
 from emotion_assets.ml.predictions import read_predictions
-from emotion_assets.settings import load_settings
+from emotion_assets.profile_reader import load_settings
 from emotion_assets_tests.evaluation.conftest import World
 
 TABLES = ("evaluation", "evaluation_by_class", "confusion", "model_comparison", "evaluation_current")

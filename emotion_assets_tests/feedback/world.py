@@ -18,8 +18,9 @@ from emotion_assets.feedback.exports import export_tables
 from emotion_assets.feedback.ledger import ingest
 from emotion_assets.feedback.scoring import score_feedback
 from emotion_assets.pages.feedback import write_feedback_page
+from emotion_assets.profile_reader import load_settings
 from emotion_assets.resources import Workspace
-from emotion_assets.settings import SAMPLE_DIR, Settings, load_settings
+from emotion_assets.settings import SAMPLE_DIR, Settings
 from emotion_assets.warehouse.database import fetch, tables
 
 TINY = Path(__file__).parent.parent / "profiles" / "tiny.yaml"
