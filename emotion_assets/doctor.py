@@ -69,7 +69,7 @@ def _checkpoints(settings: Settings) -> Iterator[Finding]:
     from emotion_assets.ml.requirements import checkpoint_problems
 
     for name, base in settings.bases.items():
-        problems = checkpoint_problems(base)
+        problems = checkpoint_problems(settings, name)
         detail = f"{base.source.hub}: can be had" if isinstance(base.source, HubSource) else "pre-trained here"
         if isinstance(base.source, FolderSource):
             detail = str(base.source.folder)

@@ -89,7 +89,7 @@ class Training(Frozen):
     keep: Literal["best", "last"] = "best"
 
     @model_validator(mode="after")
-    def _accumulation_divides_batch(self) -> Training:
+    def _decay_has_its_optimizer(self) -> Training:
         if self.optimizer == "adam" and self.weight_decay:
             raise ValueError("weight_decay needs optimizer: adamw")
         return self
@@ -111,6 +111,8 @@ class Architecture(Frozen):
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of heads {self.heads}")
         if self.key_value_heads and self.heads % self.key_value_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of key_value_heads {self.key_value_heads}")
+        if self.model_type == "llama" and (self.hidden_size // self.heads) % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} over heads {self.heads} must be even (rotary embedding)")
         return self
 
 
@@ -159,9 +161,17 @@ class TransformerModel(Frozen):
     paper_accuracy: float | None = None
 
     @model_validator(mode="after")
-    def _instruction_is_generative(self) -> TransformerModel:
+    def _nothing_is_without_effect(self) -> TransformerModel:
         if self.objective == "instruction" and self.method == "full":
             raise ValueError("objective instruction is trained with method lora")
+        if self.objective == "instruction":
+            for key, plain in (("pooling", self.pooling == "last"), ("head_dropout", not self.head_dropout)):
+                if not plain:
+                    raise ValueError(f"{key} is of a head, which objective instruction does not have; take it out")
+            if self.training.label_smoothing:
+                raise ValueError("training.label_smoothing is for objective head; take it out")
+        if self.method == "full" and self.lora != Lora():
+            raise ValueError("lora is for method lora; take it out, or set method: lora")
         if self.quantization != "none" and self.method == "full":
             raise ValueError("quantization is for a frozen base: use method lora")
         return self

@@ -8,11 +8,13 @@ work has already made. Nothing here knows what the folders mean.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from emotion_assets.failpoints import failpoint
 from emotion_assets.settings import UserError
 
 MANIFEST = "manifest.json"
+ABANDONED_SECONDS = 14 * 24 * 3600.0
 
 
 class StoreError(UserError):
@@ -91,6 +94,9 @@ class Store:
         """A draft folder to fill; call ``finish`` on it inside the block. Without that nothing stays behind."""
         parent = self.root / kind
         parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(".draft-*"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
         draft = _Draft(Path(tempfile.mkdtemp(dir=parent, prefix=".draft-")), parent)
         try:
             yield draft
@@ -182,14 +188,19 @@ class _Draft:
             _fsync(folder)
         failpoint("store.mid_save")
         final = self.parent / digest[:16]
-        if final.exists():
+        while True:
             try:
+                self.path.replace(final)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                _fsync(self.parent)
+                return StoredFolder(final, digest)
+            try:  # it was there, or another run has been quicker
                 return Store(self.parent.parent).open(self.parent.name, digest)
             except StoreError:
-                shutil.rmtree(final)
-        self.path.replace(final)
-        _fsync(self.parent)
-        return StoredFolder(final, digest)
+                shutil.rmtree(final, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:

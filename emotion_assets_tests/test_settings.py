@@ -70,6 +70,20 @@ def test_a_model_on_an_unknown_base_is_told_the_known_ones(tmp_path: Path) -> No
     assert "models.llama3_lora_model.base: 'lama_mini' is not under bases; known: llama_mini, " in message
 
 
+@pytest.mark.parametrize(
+    ("key", "before", "after"),
+    [
+        ("pooling is of a head", "pooling: max\n    head_dropout: 0.5", "pooling: max\n    objective: instruction"),
+        ("head_dropout is of a head", "pooling: max\n    head", "objective: instruction\n    head"),
+        ("lora is for method lora", "method: lora", "method: full"),
+        ("must be even", "hidden_size: 128, layers: 2, heads: 4", "hidden_size: 132, layers: 2, heads: 4"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path: Path, key: str, before: str, after: str) -> None:
+    assert before in EMBEDDED
+    assert key in problem_of(tmp_path, EMBEDDED.replace(before, after, 1))
+
+
 def test_no_labels_at_all_are_refused(tmp_path: Path) -> None:
     message = problem_of(tmp_path, EMBEDDED.replace("[joy, sadness, anger, fear, love, surprise]", "[]"))
     assert message.startswith(": labels: ")

@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import dagster as dg
 
-from emotion_assets.settings import UserError
+from emotion_assets.ml.train import user_line
 
 Result = TypeVar("Result")
 
 
 def plain_errors(body: Callable[..., Result]) -> Callable[..., Result]:
-    """Turn a ``UserError`` of an asset body into a ``dagster.Failure`` that is not retried.
+    """Turn what a user can do something about (a ``UserError``, a full disk, no memory left) into a ``dagster.Failure``
+    of one line that is not retried.
 
     The body's annotations are evaluated here: Dagster reads them as they stand and takes no strings for ``context``.
     """
@@ -25,7 +26,9 @@ def plain_errors(body: Callable[..., Result]) -> Callable[..., Result]:
     def run(*args: object, **kwargs: object) -> Result:
         try:
             return body(*args, **kwargs)
-        except UserError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
+        except Exception as error:
+            if (line := user_line(error)) is None:
+                raise
+            raise dg.Failure(description=line, allow_retries=False) from None
 
     return run

@@ -1,5 +1,7 @@
 """Group ``models``: base checkpoints, the LoRA-tuned Llama and the baselines. Training runs in a process of its own."""
 
+import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,14 +10,15 @@ import dagster as dg
 from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
 from emotion_assets.keys import RAW_DATASET, base_key, model_key, tokens_key
-from emotion_assets.ml.train import Kind, TrainingJob, stored_input
+from emotion_assets.locks import file_lock
+from emotion_assets.ml.train import CODE, Kind, TrainingJob, stored_input
 from emotion_assets.resources import FIRST, TRAINING_POOL, Workspace
 from emotion_assets.settings import BiGru, PretrainedHere, Settings, TransformerModel
 from emotion_assets.store import StoredFolder, fingerprint
 from emotion_assets.training_process import run_training
 
 GROUP, OWNER = "models", "team:ml"
-CODE = "1"
+LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -34,7 +37,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"pytorch", "huggingface"},
-        code_version=fingerprint(CODE, base.model_dump(mode="json"))[:12],
+        code_version=fingerprint(CODE, settings.seed, base.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
         op_tags=FIRST if _carries_adapters(settings, name) else None,
         description=(
@@ -48,7 +51,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
         if made_here:
-            inputs = {"tokens": workspace.store.current(tokens)}
+            inputs = {"tokens": workspace.store.current(tokens, verify=False)}  # the training process verifies
             folder = _trained(context, workspace, base_key(name), "base_models", "pretrain", base.source, inputs)
         else:
             folder = _resolved(workspace, name)
@@ -68,7 +71,7 @@ def _resolved(workspace: Workspace, name: str) -> StoredFolder:
     from emotion_assets.ml.bases import resolve_checkpoint
     from emotion_assets.ml.requirements import require_checkpoint
 
-    require_checkpoint(workspace.settings.bases[name], name)
+    require_checkpoint(workspace.settings, name)
     trained = {
         key: model
         for key, model in workspace.settings.models.items()
@@ -98,7 +101,7 @@ def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
         kinds={"pytorch", "huggingface"}
         if kind == "transformer"
         else {"pytorch" if kind == "bigru" else "scikitlearn"},
-        code_version=fingerprint(CODE, model.model_dump(mode="json"))[:12],
+        code_version=fingerprint(CODE, settings.seed, model.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
         op_tags=FIRST if model.method == "lora" else None,
         description=_description(model),
@@ -107,7 +110,7 @@ def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
-        inputs = {part: workspace.store.current(key) for part, key in sources.items()}
+        inputs = {part: workspace.store.current(key, verify=False) for part, key in sources.items()}
         folder = _trained(context, workspace, model_key(name), "models", kind, model, inputs)
         return _result(folder, {"training": folder.info.get("curve")})
 
@@ -125,27 +128,29 @@ def _trained(
 ) -> StoredFolder:
     """The folder that this training gives: recalled when the very same work was done before, else trained now."""
     settings = workspace.settings
-    content = part.model_dump(mode="json")
-    digests = {name: folder.digest for name, folder in inputs.items()}
-    recipe = fingerprint(CODE, job_kind, content, settings.labels, settings.seed, digests)
-    if (known := workspace.store.recall(recipe)) is not None:
-        context.log.info(f"the same training on the same inputs is in the store as {known.version}; taken from there")
-        workspace.publish(key, store_kind, known)
-        return known
-    with workspace.store.writing(store_kind) as draft:
-        job = TrainingJob(
-            kind=job_kind,
-            name=key[-1],
-            settings=content,
-            labels=list(settings.labels),
-            seed=settings.seed,
-            inputs={name: stored_input(folder) for name, folder in inputs.items()},
-            target=str(draft.path),
-            checkpoints=str(workspace.checkpoints / recipe[:16]),
-        )
-        measured = run_training(context, job)
-        folder = draft.finish(measured)
-    workspace.publish(key, store_kind, folder, recipe)
+    checkpoints = workspace.checkpoints / "__".join(key)
+    job = TrainingJob(
+        kind=job_kind,
+        name=key[-1],
+        settings=part.model_dump(mode="json"),
+        labels=list(settings.labels),
+        seed=settings.seed,
+        inputs={name: stored_input(folder) for name, folder in inputs.items()},
+        target="",
+        checkpoints=str(checkpoints),
+    )
+    with file_lock(checkpoints.with_suffix(".lock"), LONGEST_TRAINING, f"the training of {key[-1]}"):
+        if (known := workspace.store.recall(job.recipe)) is not None:
+            context.log.info(
+                f"the same training on the same inputs is in the store as {known.version}; taken from there"
+            )
+            workspace.publish(key, store_kind, known)
+            return known
+        with workspace.store.writing(store_kind) as draft:
+            measured = run_training(context, dataclasses.replace(job, target=str(draft.path)))
+            folder = draft.finish(measured)
+        workspace.publish(key, store_kind, folder, job.recipe)
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return folder
 
 

@@ -12,7 +12,6 @@ https://huggingface.co/docs/transformers/attention_interface
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from emotion_assets.ml.runtime import Runtime
 from emotion_assets.settings import UserError
 
 NAME = "packed_rows"
-HUB_KERNEL = "kernels-community/flash-attn2"
+HUB_KERNEL, HUB_KERNEL_VERSION = "kernels-community/flash-attn2", 4  # the version that transformers takes too
 TOLERANCE = 3e-2  # of half-precision kernels against eager in fp32, values of order one
 
 VarlenAttention = Callable[..., torch.Tensor]
@@ -35,11 +34,13 @@ aligned to the end: the last query of a segment sees its last key."""
 
 @dataclass(frozen=True)
 class Backend:
-    """Which attention runs, and why that one. ``varlen`` is set for the kernels that take rows of unequal length."""
+    """Which attention runs, and why that one. ``varlen`` is set for the kernels that take rows of unequal length;
+    without ``dropout`` SDPA takes over where attention weights are dropped (BERT and its kind in training)."""
 
     name: str
     why: str
     varlen: VarlenAttention | None = None
+    dropout: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} ({self.why})"
@@ -146,7 +147,8 @@ def packed_attention(
         raise UserError("this base caps or windows its attention below max_length; lower the tokenizer's max_length")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = scaling if scaling is not None else q.shape[-1] ** -0.5
-    if backend.varlen is not None:
+    if backend.varlen is not None and (backend.dropout or not dropout):
+        q, k = q.to(v.dtype), k.to(v.dtype)  # rotary embedding gives fp32 under autocast where the base is held in fp32
         if layout.keys is not None:
             k, v = k.index_select(0, layout.keys), v.index_select(0, layout.keys)
         bounds = (layout.cu_queries, layout.cu_keys, layout.longest_query, layout.longest)
@@ -199,9 +201,9 @@ def register() -> None:
 def choose_backend(asked: str, runtime: Runtime) -> Backend:
     """The backend to use and why.
 
-    On a CUDA GPU in half precision these are tried, the one asked for first: flash-attn, a build of it from the
-    ``kernels`` hub (where that package is installed), torch's varlen_attn. Each must agree with eager attention on a
-    small example on this very device. SDPA needs nothing and comes last.
+    On a CUDA GPU in half precision these are tried, the one asked for first: flash-attn, torch's varlen_attn. A build
+    of flash-attn from the ``kernels`` hub is fetched only when it is asked for. Each must agree with eager attention
+    on a small example on this very device. SDPA needs nothing and comes last.
     """
     if asked in ("sdpa", "eager"):
         return Backend(asked, "asked for")
@@ -210,14 +212,17 @@ def choose_backend(asked: str, runtime: Runtime) -> Backend:
     if runtime.dtype == torch.float32:
         return Backend("sdpa", "the kernels for rows of unequal length need bf16 or fp16")
     passed_over = ""
-    for name in sorted(_VARLEN, key=lambda name: name != asked):
+    names = [name for name in _VARLEN if name in (asked, "flash_attention_2", "varlen")]
+    for name in sorted(names, key=lambda name: name != asked):
         try:
             found = _VARLEN[name]()
             _probe(found, runtime)
         except Exception as error:  # a missing wheel, a kernel for another GPU, a download that cannot be had
             passed_over += f"; not {name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         else:
-            return Backend(name, f"agrees with eager on this GPU{passed_over}", found)
+            dropout = name not in _WITHOUT_DROPOUT
+            where = "" if dropout else "; sdpa where attention has dropout"
+            return Backend(name, f"agrees with eager on this GPU{where}{passed_over}", found, dropout)
     return Backend("sdpa", passed_over.removeprefix("; "))
 
 
@@ -226,7 +231,8 @@ def _flash_attn() -> VarlenAttention:
 
 
 def _hub_kernel() -> VarlenAttention:
-    return _of_flash(importlib.import_module("kernels").get_kernel(HUB_KERNEL).flash_attn_varlen_func)
+    kernel = importlib.import_module("kernels").get_kernel(HUB_KERNEL, version=HUB_KERNEL_VERSION)
+    return _of_flash(kernel.flash_attn_varlen_func)
 
 
 def _of_flash(function: Callable[..., Any]) -> VarlenAttention:
@@ -238,21 +244,11 @@ def _of_flash(function: Callable[..., Any]) -> VarlenAttention:
 
 def _torch_varlen() -> VarlenAttention:
     function = importlib.import_module("torch.nn.attention.varlen").varlen_attn
-    known = inspect.signature(function).parameters
 
     def attend(q, k, v, cu_q, cu_k, max_q, max_k, causal, scale, dropout):  # type: ignore[no-untyped-def]
-        if dropout:
-            raise UserError("torch's varlen_attn has no dropout; use attention: sdpa")
-        if "enable_gqa" not in known and q.shape[1] != k.shape[1]:
-            group = q.shape[1] // k.shape[1]
-            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        extra: dict[str, Any] = {"enable_gqa": q.shape[1] != k.shape[1]} if "enable_gqa" in known else {}
-        extra |= {"window_size": (-1, 0) if causal else (-1, -1)} if "window_size" in known else {"is_causal": causal}
-        if "scale" in known:
-            extra["scale"] = scale
-        else:
-            q = q * (scale * q.shape[-1] ** 0.5)
-        return function(q, k, v, cu_q, cu_k, max_q, max_k, **extra)
+        window = (-1, 0) if causal else (-1, -1)
+        gqa = q.shape[1] != k.shape[1]
+        return function(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window, enable_gqa=gqa)
 
     return attend
 
@@ -262,6 +258,7 @@ _VARLEN: dict[str, Callable[[], VarlenAttention]] = {
     "hub_kernel": _hub_kernel,
     "varlen": _torch_varlen,
 }
+_WITHOUT_DROPOUT = ("varlen",)
 
 
 def _probe(varlen: VarlenAttention, runtime: Runtime) -> None:

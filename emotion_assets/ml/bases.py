@@ -48,7 +48,7 @@ def resolve_checkpoint(
     """
     if isinstance(base.source, HubSource):
         source = base.source
-        if problem := hub_problem(source.hub, source.revision, gated=source.gated):
+        if problem := hub_problem(source.hub, source.revision, gated=source.gated, weights=True):
             raise DataError(f"bases.{name}: {source.hub}: {problem}")
         if models:
             config = read_config(download_checkpoint(source.hub, source.revision, weights=False))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from emotion_assets.ml.attention import NAME, Backend, choose_backend, register
 from emotion_assets.ml.classifier import CAUSAL_MODEL_TYPES, ENCODER_MODEL_TYPES, Classifier, Shape
 from emotion_assets.ml.datasets import DataError
-from emotion_assets.ml.lora import add_adapters, speed_up
+from emotion_assets.ml.lora import add_adapters, hold_copies_in_fp32, speed_up
 from emotion_assets.ml.runtime import Runtime
 from emotion_assets.settings import TransformerModel
 from emotion_assets.store import StoredFolder
@@ -37,7 +37,10 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
     index = folder / "model.safetensors.index.json"
     shards = sorted(folder.glob("*.safetensors"))
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{index}: not an index of weights (no weight_map); get the checkpoint again") from None
         if missing := sorted(names - {path.name for path in shards}):
             raise DataError(f"{folder / missing[0]}: missing, though {index.name} names it; get the checkpoint again")
     if not shards:
@@ -102,7 +105,8 @@ def load_backbone(folder: Path, shape: Shape, runtime: Runtime) -> Any:
     are held in fp32.
 
     Raises:
-        DataError: see ``check_checkpoint``; or four bits are asked for and bitsandbytes is not there.
+        DataError: see ``check_checkpoint``; the weights do not fill the model that config.json describes; or four bits
+            are asked for and bitsandbytes is not there.
     """
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
@@ -117,16 +121,23 @@ def load_backbone(folder: Path, shape: Shape, runtime: Runtime) -> Any:
     logging.disable_progress_bar()  # milliseconds, for a checkpoint on the disk
     logging.set_verbosity_error()  # the language-model head left out is not worth a warning
     try:
-        return loader.from_pretrained(
+        backbone, found = loader.from_pretrained(
             folder,
             dtype=runtime.dtype if shape.method == "lora" else torch.float32,
             attn_implementation=NAME,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **extra,
         )
     finally:
         logging.set_verbosity(verbosity)
+    if others := sorted(str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]):
+        raise DataError(f"{folder}: {others[0]} has another size than config.json says; get the checkpoint again")
+    if missing := sorted(found["missing_keys"]):  # transformers would go on with random ones
+        raise DataError(f"{folder}: holds no weights for {missing[0]} ({len(missing)} missing); get a whole checkpoint")
+    return backbone
 
 
 def _four_bits(runtime: Runtime) -> Any:
@@ -161,17 +172,18 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps(vars(classifier.shape), indent=1), encoding="utf-8")
 
 
-def load_classifier(model: StoredFolder, base: StoredFolder, runtime: Runtime) -> Classifier:
-    """The trained classifier as it was saved, in evaluation mode.
+def load_classifier(model: StoredFolder, base: StoredFolder | None, runtime: Runtime) -> Classifier:
+    """The trained classifier as it was saved, in evaluation mode; ``base`` is needed by adapters alone.
 
     Raises:
         DataError: the adapters were trained on another base, or their weights are not safetensors.
     """
     shape = Shape(**model.read_json("model.json"))
-    backend = choose_backend("auto", runtime)
+    backend = choose_backend(shape.attention, runtime)
     if shape.method == "lora":
-        from peft import PeftModel
+        from peft import PeftModel, set_peft_model_state_dict
 
+        assert base is not None
         if shape.base_digest != base.digest:
             raise DataError(
                 f"{model.file(ADAPTER)}: trained on the base {shape.base_digest[:12]}, not on {base.version}; give it "
@@ -183,7 +195,8 @@ def load_classifier(model: StoredFolder, base: StoredFolder, runtime: Runtime) -
                 f"{weights}: missing (an adapter_model.bin is a pickle and not read); train the model again"
             )
         backbone = load_backbone(base.path, shape, runtime)
-        backbone = PeftModel.from_pretrained(backbone, model.file(ADAPTER))
+        backbone = hold_copies_in_fp32(PeftModel.from_pretrained(backbone, model.file(ADAPTER)))
+        set_peft_model_state_dict(backbone, load_file(weights))  # again: a copy in half precision has rounded them
         speed_up(backbone)
     else:
         backbone = load_backbone(model.file(BACKBONE), shape, runtime)

@@ -35,6 +35,8 @@ class Shape:
     instruction: str = ""
     answers: list[list[int]] = field(default_factory=list)
     quantization: str = "none"
+    precision: str = "auto"
+    attention: str = "auto"
     kind: str = "transformer"
 
 
@@ -62,8 +64,9 @@ class Classifier(nn.Module):
         if self.head is None:
             return torch.log_softmax(self._answer_scores(rows, device), dim=-1)
         batch = make_batch(rows, device, self.causal, self.first_position)
-        pooled = batch.pool(self.hidden(batch), self.shape.pooling).float()
-        return torch.log_softmax(self.head(self.dropout(pooled)), dim=-1)
+        pooled = self.dropout(batch.pool(self.hidden(batch), self.shape.pooling).float())
+        with torch.autocast(device.type, enabled=False):  # half-precision logits are so coarse that labels tie
+            return torch.log_softmax(self.head(pooled), dim=-1)
 
     def loss(self, rows: Sequence[Sequence[int]], labels: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, int]:
         """The summed training loss and how many targets it sums over.
@@ -87,10 +90,24 @@ class Classifier(nn.Module):
         out = model(**batch.inputs, **extra, layout=batch.layout, backend=self.backend)
         return out.last_hidden_state  # type: ignore[no-any-return]
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    @property
+    def _lm_head(self) -> Any:
         backbone: Any = self.backbone
-        causal = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
-        return causal.lm_head(hidden).float()  # type: ignore[no-any-return]
+        return (backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone).lm_head
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._lm_head(hidden).float()  # type: ignore[no-any-return]
+
+    def _logits_of(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of some tokens alone, in fp32: ``[n, k]`` from ``[n, H]`` and token ids ``[n, k]`` or ``[1, k]``.
+
+        A step of half precision is an eighth between 16 and 32: label words closer than that would tie.
+        """
+        if type(self._lm_head) is not nn.Linear:  # adapters on the head, or four bits
+            return self._logits(hidden).gather(1, tokens.expand(len(hidden), -1))
+        with torch.autocast(hidden.device.type, enabled=False):
+            weights = self._lm_head.weight[tokens].float()
+            return (weights @ hidden.float().unsqueeze(-1)).squeeze(-1)
 
     def _answer_loss(self, prompts: Sequence[Sequence[int]], labels: torch.Tensor) -> tuple[torch.Tensor, int]:
         right = [self.shape.answers[label] for label in labels.tolist()]
@@ -112,8 +129,8 @@ class Classifier(nn.Module):
         batch = make_batch(prompts, device, True, prefix=common_prefix(prompts), branches=branches)
         hidden = self.hidden(batch)[0]
         ends = torch.tensor(batch.starts, device=device) + torch.tensor(batch.lengths, device=device) - 1
-        first = torch.log_softmax(self._logits(hidden[ends]), -1)
-        scores = first[:, [answer[0] for answer in answers]]
+        # The softmax over the vocabulary at a prompt's end is one constant for all its labels: it cancels.
+        scores = self._logits_of(hidden[ends], torch.tensor([[answer[0] for answer in answers]], device=device))
         if not tails:
             return scores
         places: list[int] = []
@@ -123,8 +140,9 @@ class Classifier(nn.Module):
             places += range(start, start + len(answers[a]) - 1)
             owners += [p * len(answers) + a] * (len(answers[a]) - 1)
             goals += answers[a][1:]
-        rest = torch.log_softmax(self._logits(hidden[torch.tensor(places, device=device)]), -1)
-        rest = rest.gather(1, torch.tensor(goals, device=device)[:, None]).squeeze(1)
+        hidden = hidden[torch.tensor(places, device=device)]
+        rest = self._logits_of(hidden, torch.tensor(goals, device=device)[:, None]).squeeze(1)
+        rest = rest - self._logits(hidden).logsumexp(-1)
         return scores.flatten().index_add(0, torch.tensor(owners, device=device), rest).view_as(scores)
 
 

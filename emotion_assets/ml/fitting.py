@@ -21,7 +21,7 @@ from torch import nn
 from emotion_assets.failpoints import failpoint
 from emotion_assets.ml import distributed
 from emotion_assets.ml.resume import Checkpoint
-from emotion_assets.ml.runtime import Runtime, set_seed
+from emotion_assets.ml.runtime import Runtime
 from emotion_assets.settings import Training, UserError
 
 REPORT_SECONDS = 5.0
@@ -124,7 +124,6 @@ def fit(
     Raises:
         TrainingError: a loss or gradient that is not finite.
     """
-    set_seed(seed + distributed.rank())
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters or rows == 0:
@@ -140,7 +139,7 @@ def fit(
     fitted, at = Fitted(rows_per_forward=rows_per_forward or training.batch_size), _Position()
     kept: list[torch.Tensor] = []
     if checkpoint is not None and (state := checkpoint.read()) is not None:
-        fitted, at, kept = _restore(state, parameters, optimizer, scaler, runtime)
+        fitted, at, kept = _restore(state, parameters, optimizer, scaler)
         fitted.resumed_at_step = at.step
     started = reported = time.monotonic()
     elapsed_before = at.elapsed
@@ -148,7 +147,7 @@ def fit(
     def save() -> None:
         at.elapsed = elapsed_before + time.monotonic() - started
         assert checkpoint is not None
-        checkpoint.write(*_state(parameters, kept, optimizer, scaler, runtime, fitted, at))
+        checkpoint.write(*_state(parameters, kept, optimizer, scaler, fitted, at))
 
     for epoch in range(1, epochs + 1):
         order = torch.randperm(rows, generator=generator).tolist()
@@ -161,7 +160,9 @@ def fit(
             chosen = order[begin : begin + per_step]
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * factor(at.step)
-            loss = _step(module, parameters, chosen, loss_of, training, optimizer, scaler, runtime, fitted, stage, at)
+            loss = _step(
+                module, parameters, chosen, loss_of, training, optimizer, scaler, runtime, fitted, stage, seed, at
+            )
             at.step += 1
             failpoint("training.mid_step")
             at.recent.append(loss)
@@ -213,14 +214,18 @@ def _step(
     runtime: Runtime,
     fitted: Fitted,
     stage: str,
+    seed: int,
     at: _Position,
 ) -> float:
     """One optimiser step; returns the mean loss over the step's targets."""
+    torch.manual_seed(_seed_of_step(seed, at.step))
+    sums = None
     try:
         sums = _gradients(chosen, loss_of, scaler, runtime, fitted.rows_per_forward)
     except torch.OutOfMemoryError:
         if fitted.rows_per_forward <= training.batch_size or distributed.is_joined():
             raise
+    if sums is None:  # outside of the except block, whose traceback holds on to what filled the memory
         fitted.rows_per_forward = training.batch_size  # a merged step was too much: accumulate from here on
         optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
@@ -248,6 +253,11 @@ def _step(
     return loss / max(targets, 1.0)
 
 
+def _seed_of_step(seed: int, step: int) -> int:
+    """Dropout and masks depend on seed, step and process alone: a resumed training draws what it would have drawn."""
+    return (seed * 1_000_003 + step) * 1024 + distributed.rank()
+
+
 def _gradients(
     chosen: Sequence[int], loss_of: LossOf, scaler: torch.amp.GradScaler, runtime: Runtime, rows_per_forward: int
 ) -> torch.Tensor:
@@ -269,15 +279,11 @@ def _state(
     kept: list[torch.Tensor],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    runtime: Runtime,
     fitted: Fitted,
     at: _Position,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """All that the rest of a training depends on."""
-    tensors: dict[str, torch.Tensor] = {"random.cpu": torch.get_rng_state()}
-    if runtime.device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    tensors |= {f"parameter.{i}": p for i, p in enumerate(parameters)}
+    tensors: dict[str, torch.Tensor] = {f"parameter.{i}": p for i, p in enumerate(parameters)}
     tensors |= {f"kept.{i}": p for i, p in enumerate(kept)}
     for i, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
@@ -289,7 +295,6 @@ def _restore(
     parameters: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    runtime: Runtime,
 ) -> tuple[Fitted, _Position, list[torch.Tensor]]:
     tensors, facts = state
     with torch.no_grad():
@@ -305,10 +310,6 @@ def _restore(
     optimizer.load_state_dict(content)
     scaler.load_state_dict(facts["scaler"])
     kept = [tensors[f"kept.{i}"].to(p.device) for i, p in enumerate(parameters) if f"kept.{i}" in tensors]
-    if distributed.is_first():
-        torch.set_rng_state(tensors["random.cpu"])
-        if runtime.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"])
     return Fitted(**facts["fitted"]), _Position(**facts["at"]), kept
 
 

@@ -5,18 +5,26 @@ Nothing is downloaded to find out; a copy in the local cache counts as had.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 
-def hub_problem(repo: str, revision: str | None, repo_type: str = "model", gated: bool = False) -> str | None:
-    """One line that says what stands between this machine and the repository, or None if nothing does."""
+def hub_problem(
+    repo: str, revision: str | None, repo_type: str = "model", gated: bool = False, weights: bool = False
+) -> str | None:
+    """One line that says what stands between this machine and the repository, or None if nothing does.
+
+    Args:
+        weights: a copy in the cache counts only if its safetensors are there too (a tokenizer alone may be).
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        snapshot_download(repo, revision=revision, repo_type=repo_type, local_files_only=True)
-        return None
+        folder = snapshot_download(repo, revision=revision, repo_type=repo_type, local_files_only=True)
+        if not weights or _has_weights(Path(folder)):
+            return None
     except (LocalEntryNotFoundError, OSError):
         pass
     page = f"the page of {repo} on the Hub"
@@ -37,6 +45,13 @@ def hub_problem(repo: str, revision: str | None, repo_type: str = "model", gated
         return f"the Hub answered {status}; try again later{licence}"
     except Exception as error:  # whatever the HTTP client raises when no network is there
         return f"not in the local cache, and the Hub cannot be reached ({type(error).__name__}); connect{licence}"
+
+
+def _has_weights(folder: Path) -> bool:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return all((folder / name).is_file() for name in json.loads(index.read_text())["weight_map"].values())
+    return any(folder.glob("*.safetensors"))
 
 
 def download_checkpoint(repo: str, revision: str, weights: bool = True) -> Path:

@@ -34,12 +34,28 @@ def add_adapters(backbone: Any, lora: Lora, causal_head: bool) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        modules_to_save=["embed_tokens"] if lora.train_embeddings else None,
+        modules_to_save=[_embeddings_of(backbone)] if lora.train_embeddings else None,
     )
     try:
-        return get_peft_model(backbone, config)
+        return hold_copies_in_fp32(get_peft_model(backbone, config))
     except ValueError as error:
         raise UserError(f"lora.target_modules {lora.target_modules!r}: {str(error).splitlines()[0]}") from None
+
+
+def hold_copies_in_fp32(model: Any) -> Any:
+    """Hold modules that are trained whole in fp32, as PEFT does adapters: it leaves them in the format of the base."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.modules_to_save.float()
+    return model
+
+
+def _embeddings_of(backbone: Any) -> str:
+    """The name of the module that turns token ids into vectors, as ``modules_to_save`` takes it."""
+    table = backbone.get_input_embeddings()
+    return next(name for name, module in backbone.named_modules() if module is table).rpartition(".")[2]
 
 
 def speed_up(model: nn.Module) -> int:

@@ -7,22 +7,31 @@ from __future__ import annotations
 
 from emotion_assets.ml.datasets import DataError
 from emotion_assets.ml.hub import hub_problem
-from emotion_assets.settings import BaseSettings, HubSource
+from emotion_assets.settings import HubSource, Settings, TransformerModel
+
+ANY_GPU_GB = 1.0
 
 
-def checkpoint_problems(base: BaseSettings) -> list[str]:
-    """All that stands between this machine and the checkpoint, each with the fix; empty when it can be used."""
-    problems = [gpu_problem(base.gpu_memory_gb)]
+def checkpoint_problems(settings: Settings, name: str) -> list[str]:
+    """All that stands between this machine and the base ``name``, each with the fix; empty when it can be used.
+
+    ``gpu_memory_gb`` is the need of half-precision weights: where every model on the base has it in four bits, a GPU of
+    any size will do here, and ``memory.preflight`` computes the need.
+    """
+    base = settings.bases[name]
+    models = [m for m in settings.models.values() if isinstance(m, TransformerModel) and m.base == name]
+    four_bits = bool(models) and all(m.quantization == "nf4" for m in models)
+    problems = [gpu_problem(min(base.gpu_memory_gb, ANY_GPU_GB) if four_bits else base.gpu_memory_gb)]
     if isinstance(base.source, HubSource):
         source = base.source
-        problem = hub_problem(source.hub, source.revision, gated=source.gated)
+        problem = hub_problem(source.hub, source.revision, gated=source.gated, weights=True)
         problems.append(f"{source.hub}: {problem}" if problem else None)
     return [problem for problem in problems if problem]
 
 
-def require_checkpoint(base: BaseSettings, name: str) -> None:
+def require_checkpoint(settings: Settings, name: str) -> None:
     """Raise a ``DataError`` of one line that names everything the base lacks here."""
-    if problems := checkpoint_problems(base):
+    if problems := checkpoint_problems(settings, name):
         raise DataError(f"bases.{name}: {'; '.join(problems)}")
 
 

@@ -78,7 +78,3 @@ class Checkpoint:
                 return {key: file.get_tensor(key) for key in file.keys()}, json.loads(about["facts"])  # noqa: SIM118
         except SafetensorError:
             return None
-
-    def clear(self) -> None:
-        for path in (self.folder / FILE, *self.folder.glob(".state-*")):
-            path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 from contextlib import nullcontext
@@ -51,12 +50,6 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def use_threads() -> None:
-    """Honour OMP_NUM_THREADS (set by whoever runs several trainings side by side)."""
-    if threads := os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(int(threads))
 
 
 def peak_memory_mb() -> float:

@@ -14,7 +14,7 @@ from emotion_assets.ml.bigru import load_bigru, words
 from emotion_assets.ml.checkpoints import load_classifier
 from emotion_assets.ml.runtime import Runtime, choose_runtime
 from emotion_assets.ml.svm import load_svm
-from emotion_assets.ml.tokens import TOKENIZER_FOLDER, encode, encode_prompts, load_tokenizer
+from emotion_assets.ml.tokens import TOKENIZER_FOLDER, are_truncated, encode, encode_prompts, load_tokenizer
 from emotion_assets.store import Store, StoredFolder
 
 BATCH = 64
@@ -75,8 +75,9 @@ class _BiGruScorer(Scorer):
 
 class _TransformerScorer(Scorer):
     def __init__(self, model: StoredFolder, store: Store) -> None:
-        self._runtime = choose_runtime()
-        base = store.open("base_models", model.read_json("model.json")["base_digest"])
+        shape = model.read_json("model.json")
+        self._runtime = choose_runtime(shape.get("precision", "auto"))
+        base = store.open("base_models", shape["base_digest"]) if shape["method"] == "lora" else None
         self._model = load_classifier(model, base, self._runtime)
         self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
         self.labels = self._model.shape.labels
@@ -90,8 +91,9 @@ class _TransformerScorer(Scorer):
         return _in_batches(self._model, rows, self._runtime, len(self.labels))
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
-        ids = self._tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
-        return [len(row) > self._model.shape.max_length for row in ids]
+        shape = self._model.shape
+        instruction = shape.instruction if shape.objective == "instruction" else None
+        return are_truncated(self._tokenizer, texts, shape.max_length, instruction)
 
 
 def _in_batches(model: Any, rows: Sequence[Sequence[int]], runtime: Runtime, labels: int) -> np.ndarray:

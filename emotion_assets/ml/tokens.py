@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FOLDER = "tokenizer"
+LONGEST_ANSWER = 8  # tokens kept free behind a prompt
 
 
 def make_tokenizer(settings: TokenizerSettings, texts: Sequence[str], name: str) -> PreTrainedTokenizerBase:
@@ -78,9 +79,7 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, instruction: str, texts: Sequence[str], max_length: int
 ) -> list[list[int]]:
     """Token ids of each prompt. A text too long is cut, never the chat form round it."""
-    room = max_length - len(tokenizer(prompt_of(tokenizer, instruction, ""), add_special_tokens=False)["input_ids"]) - 8
-    if room < 1:
-        raise DataError(f"max_length {max_length} leaves no room for the text after the instruction; raise it")
+    room = _room(tokenizer, instruction, max_length)
     offsets = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     prompts = []
     for text, places in zip(texts, offsets["offset_mapping"], strict=True):
@@ -88,6 +87,24 @@ def encode_prompts(
         prompts.append(prompt_of(tokenizer, instruction, kept))
     encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return [list(row) for row in encoded]
+
+
+def are_truncated(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, instruction: str | None
+) -> list[bool]:
+    """Which texts ``encode`` cuts, or ``encode_prompts`` where there is an instruction."""
+    room = max_length if instruction is None else _room(tokenizer, instruction, max_length)
+    alone = instruction is None
+    ids = tokenizer(list(texts), add_special_tokens=alone, return_attention_mask=False, verbose=False)["input_ids"]
+    return [len(row) > room for row in ids]
+
+
+def _room(tokenizer: PreTrainedTokenizerBase, instruction: str, max_length: int) -> int:
+    """How many tokens of a text fit into a prompt; a label word still fits behind it."""
+    empty = tokenizer(prompt_of(tokenizer, instruction, ""), add_special_tokens=False)["input_ids"]
+    if (room := max_length - len(empty) - LONGEST_ANSWER) < 1:
+        raise DataError(f"max_length {max_length} leaves no room for the text after the instruction; raise it")
+    return room
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[list[int]]:
@@ -135,7 +152,7 @@ def write_tokens(
             "length_median": int(np.median(lengths)),
             "length_p95": int(np.percentile(lengths, 95)),
             "length_max": int(lengths.max()),
-            "truncated": int((lengths > max_length).sum()),
+            "truncated": sum(are_truncated(tokenizer, texts, max_length, instruction)),
             "unknown_share": sum(row.count(unknown) for row in ids) / tokens if unknown is not None else 0.0,
         }
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)

@@ -27,7 +27,7 @@ from emotion_assets.store import Store, StoredFolder, fingerprint, write_text_at
 
 Kind = Literal["pretrain", "transformer", "bigru", "tfidf_svm"]
 WATCH_PARENT = "--end-with-parent"
-CODE = "1"  # goes up when the same job would train differently
+CODE = "2"  # goes up when the same job would train differently
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class TrainingJob:
         inputs: stored folders by role, each ``{"path": ..., "digest": ...}``: ``tokens`` (pretrain), ``tokens`` and
             ``base`` (transformer), ``dataset`` (bigru, tfidf_svm).
         target: the draft folder to fill.
-        checkpoints: a folder for resumable state. It may be shared by all jobs of one model name: state of another job
-            is never resumed from.
+        checkpoints: a folder for resumable state, for one job at a time; state of another job is never resumed from.
+            It is left there: the caller removes it once the result is safe.
         result: the JSON file that gets what was measured; ``result.json`` in ``checkpoints`` unless named.
     """
 
@@ -121,7 +121,6 @@ def run_job(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any]:
     else:
         svm, dataset = TfidfSvm.model_validate(job.settings), job.input("dataset")
         measured = training.train_tfidf_svm(svm, dataset, job.labels, job.seed, target)
-    checkpoint.clear()
     return measured
 
 
@@ -148,7 +147,11 @@ def main(arguments: list[str]) -> int:
             else:
                 print(line, file=sys.stderr, flush=True)
     if distributed.is_first() or code:
-        write_text_atomically(job.result_file, json.dumps(result, indent=1) + "\n")
+        try:
+            write_text_atomically(job.result_file, json.dumps(result, indent=1) + "\n")
+        except OSError as error:
+            print(f"{job.name}: {job.result_file}: {user_line(error) or error}", file=sys.stderr, flush=True)
+            code = code or 2
     distributed.leave()
     return code
 

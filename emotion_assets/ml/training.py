@@ -19,7 +19,7 @@ from emotion_assets.ml.attention import choose_backend
 from emotion_assets.ml.batches import by_length
 from emotion_assets.ml.bigru import BiGruClassifier, Vocabulary, save_bigru
 from emotion_assets.ml.checkpoints import check_checkpoint, new_classifier, save_classifier
-from emotion_assets.ml.classifier import Classifier, Shape
+from emotion_assets.ml.classifier import COUNT_FROM_PADDING, Classifier, Shape
 from emotion_assets.ml.datasets import DataError, read_split
 from emotion_assets.ml.fitting import Fitted, Report, TrainingError, fit
 from emotion_assets.ml.memory import Sizes, preflight, rows_per_forward
@@ -55,6 +55,7 @@ def train_transformer(
     config = check_checkpoint(base.path)
     _refuse_other_labels(labels, summary["labels"], stage)
     _refuse_other_vocabulary(base, config, tokens, tokenizer, stage)
+    _refuse_more_tokens_than_positions(base, config, summary["max_length"], stage)
     instruction = model.objective == "instruction"
     if instruction and summary["instruction"] is None:
         raise DataError(f"{stage}: the stored tokens hold no prompts; materialise {tokens.path.name}'s asset again")
@@ -68,6 +69,8 @@ def train_transformer(
         instruction=summary["instruction"] if instruction else "",
         answers=answer_ids(tokenizer, labels) if instruction else [],
         quantization=model.quantization,
+        precision=model.training.precision,
+        attention=model.attention,
     )
     runtime = choose_runtime(model.training.precision)
     sizes = Sizes.of(config)
@@ -213,17 +216,39 @@ def _refuse_other_vocabulary(
                 )
 
 
+def _refuse_more_tokens_than_positions(base: StoredFolder, config: dict[str, Any], length: int, stage: str) -> None:
+    positions = config.get("max_position_embeddings")
+    if positions is not None and config["model_type"] in COUNT_FROM_PADDING:
+        positions -= config["pad_token_id"] + 1
+    if positions is not None and length > positions:
+        raise DataError(
+            f"{stage}: max_length {length} of the tokenizer is more than the {positions} positions of the base "
+            f"({base.file('config.json')}); lower max_length"
+        )
+
+
 def _refuse_non_finite(module: torch.nn.Module, stage: str) -> None:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise TrainingError(f"{stage}: {name} holds values that are not finite; lower learning_rate")
 
 
+def _parameters(module: torch.nn.Module) -> tuple[int, int]:
+    """Parameters that are trained, and all. A weight in four bits holds two parameters to a byte: PEFT counts them."""
+    backbone: Any = getattr(module, "backbone", None)
+    if hasattr(backbone, "get_nb_trainable_parameters"):
+        trainable, total = backbone.get_nb_trainable_parameters()
+        head = sum(p.numel() for name, p in module.named_parameters() if not name.startswith("backbone."))
+        return trainable + head, total + head
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+
+
 def _measured(module: torch.nn.Module, fitted: Fitted, runtime: Runtime) -> dict[str, Any]:
-    parameters = list(module.parameters())
+    trainable, total = _parameters(module)
     return {
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
         "train_seconds": fitted.seconds,
         "peak_memory_mb": peak_memory_mb(),
         "runtime": f"{runtime.device.type}, {str(runtime.dtype).removeprefix('torch.')} ({runtime.why})",

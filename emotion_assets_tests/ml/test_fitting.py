@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -132,6 +133,28 @@ def test_merged_micro_batches_give_the_same_weights() -> None:
     accumulated, _ = _fit(dropout=0.0)
     merged, _ = _fit(dropout=0.0, rows_per_forward=10)
     _equal(accumulated, merged, 1e-6)
+
+
+def test_a_merged_step_that_fills_the_memory_is_split_and_what_it_held_is_freed() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def tight(loss_of: fitting.LossOf) -> fitting.LossOf:
+        def wrapped(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+            if len(chosen) > 5:
+                activations = torch.zeros(1000)
+                held.append(weakref.ref(activations))
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            alive.extend(reference() is not None for reference in held)
+            return loss_of(chosen)
+
+        return wrapped
+
+    accumulated, _ = _fit(dropout=0.0)
+    split, fitted = _fit(dropout=0.0, rows_per_forward=10, wrap=tight)
+    assert len(held) == 1 and not any(alive)
+    assert fitted.rows_per_forward == 5
+    _equal(accumulated, split, 1e-6)
 
 
 def test_accumulation_weighs_targets_not_micro_batches() -> None:

@@ -9,9 +9,10 @@ import torch
 
 from emotion_assets.ml.checkpoints import compile_parts, load_classifier, save_classifier
 from emotion_assets.ml.lora import add_adapters, speed_up
+from emotion_assets.ml.runtime import Runtime
 from emotion_assets.settings import Lora, UserError
 from emotion_assets.store import StoredFolder
-from emotion_assets_tests.ml.tiny import CPU, base_folder, classifier_of, rows_of
+from emotion_assets_tests.ml.tiny import CPU, HALF, base_folder, classifier_of, rows_of
 
 
 def _adapted(folder: Path, fast: bool) -> torch.nn.Module:
@@ -68,7 +69,8 @@ def test_a_saved_classifier_is_read_back_head_included(tmp_path: Path, objective
     if (objective, method) == ("instruction", "full"):
         pytest.skip("the settings refuse it: instruction is trained with LoRA")
     base = base_folder(tmp_path / "base")
-    classifier = classifier_of(base, objective, pooling="max", method=method).eval()
+    pooling = "last" if objective == "instruction" else "max"
+    classifier = classifier_of(base, objective, pooling=pooling, method=method).eval()
     save_classifier(classifier, tmp_path)
     loaded = load_classifier(StoredFolder(tmp_path, "m"), StoredFolder(base, "d"), CPU)
     rows = rows_of(5)
@@ -76,6 +78,29 @@ def test_a_saved_classifier_is_read_back_head_included(tmp_path: Path, objective
         mine, again = (c.log_probabilities(rows, CPU.device) for c in (classifier, loaded))
     torch.testing.assert_close(mine, again, rtol=0, atol=1e-6)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.parametrize("runtime", [CPU, HALF], ids=["fp32", "bf16"])
+def test_trained_embeddings_are_held_and_read_back_in_fp32(tmp_path: Path, runtime: Runtime) -> None:
+    base = base_folder(tmp_path / "base")
+    classifier = classifier_of(base, pooling="max", runtime=runtime, lora={"train_embeddings": True}).eval()
+    trained = {name: p for name, p in classifier.named_parameters() if p.requires_grad}
+    assert any("embed_tokens" in name for name in trained)
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    save_classifier(classifier, tmp_path)
+    loaded = load_classifier(StoredFolder(tmp_path, "m"), StoredFolder(base, "d"), runtime)
+    rows = rows_of(5)
+    with torch.no_grad(), runtime.autocast():
+        mine, again = (c.log_probabilities(rows, CPU.device) for c in (classifier, loaded))
+    torch.testing.assert_close(mine, again, rtol=0, atol=1e-6)
+
+
+def test_the_embeddings_of_an_encoder_can_be_trained_too(tmp_path: Path) -> None:
+    classifier = classifier_of(base_folder(tmp_path / "base", "bert"), lora={"train_embeddings": True})
+    assert any("word_embeddings" in n for n, p in classifier.named_parameters() if p.requires_grad)
 
 
 def test_target_modules_that_the_base_lacks_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from emotion_assets.ml.attention import EAGER, SDPA, Backend, Layout, choose_backend
 from emotion_assets.ml.batches import common_prefix, make_batch
 from emotion_assets.ml.checkpoints import load_backbone
-from emotion_assets_tests.ml.tiny import ANSWERS, CPU, PREFIX, base_folder, classifier_of, rows_of, shape_of
+from emotion_assets_tests.ml.tiny import ANSWERS, CPU, HALF, PREFIX, base_folder, classifier_of, rows_of, shape_of
 
 CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -80,16 +81,90 @@ def test_a_row_does_not_feel_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_padding_on_the_right_needs_no_mask_for_a_causal_model(tmp_path: Path) -> None:
+    """Masked, unmasked and packed: three ways to the same states."""
     from transformers import AutoModel
 
-    plain = AutoModel.from_pretrained(base_folder(tmp_path / "base")).eval()
+    folder = base_folder(tmp_path / "base")
+    plain = AutoModel.from_pretrained(folder).eval()
+    classifier = classifier_of(folder, method="full").eval()
     row = rows_of(1)[0]
     padded = torch.tensor([row + [0] * 7])
     mask = torch.tensor([[1] * len(row) + [0] * 7])
     with torch.no_grad():
         masked = plain(padded, attention_mask=mask).last_hidden_state[0, : len(row)]
         unmasked = plain(padded).last_hidden_state[0, : len(row)]
+        packed = classifier.hidden(make_batch([row], CPU.device, True))[0]
     torch.testing.assert_close(masked, unmasked, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(packed, unmasked, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("objective", ["head", "instruction"])
+@pytest.mark.parametrize("backend", [SDPA, BACKENDS[2]], ids=lambda b: b.name)
+def test_every_backend_gives_the_gradients_of_eager(tmp_path: Path, backend: Backend, objective: str) -> None:
+    folder, gradients = base_folder(tmp_path / "base"), []
+    for each in (EAGER, backend):
+        classifier = classifier_of(folder, objective, backend=each)
+        classifier.loss(rows_of(6, prefix=PREFIX), torch.tensor([0, 1, 2, 2, 1, 0]), 0.0)[0].backward()
+        gradients.append([p.grad for p in classifier.parameters() if p.requires_grad])
+    for eager, mine in zip(*gradients, strict=True):
+        torch.testing.assert_close(eager, mine, rtol=1e-3, atol=1e-4)
+
+
+def test_a_kernel_without_dropout_is_passed_over_where_attention_drops(tmp_path: Path) -> None:
+    calls: list[float] = []
+
+    def no_dropout(*args: Any) -> torch.Tensor:
+        calls.append(args[-1])
+        return _reference_varlen(*args)  # type: ignore[no-any-return, no-untyped-call]
+
+    backend = Backend("varlen", "a reference", no_dropout, dropout=False)
+    folder = base_folder(tmp_path / "base", "bert", dropout=0.1)
+    classifier = classifier_of(folder, method="full", backend=backend).train()
+    classifier.loss(rows_of(4), torch.zeros(4, dtype=torch.int64), 0.0)[0].backward()
+    assert calls == []
+    classifier.eval().log_probabilities(rows_of(4), CPU.device)
+    assert calls == [0.0, 0.0]
+
+
+def test_a_kernel_gets_one_format_under_autocast(tmp_path: Path) -> None:
+    """A Llama held in fp32 turns queries and keys, not values, into fp32 by its rotary embedding."""
+    seen: set[tuple[torch.dtype, ...]] = set()
+
+    def spy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.add((q.dtype, k.dtype, v.dtype))
+        return _reference_varlen(q, k, v, *rest)  # type: ignore[no-any-return, no-untyped-call]
+
+    backend = Backend("varlen", "a spy", spy)
+    classifier = classifier_of(base_folder(tmp_path / "base"), method="full", backend=backend, runtime=HALF)
+    with HALF.autocast():
+        classifier.loss(rows_of(4), torch.zeros(4, dtype=torch.int64), 0.0)[0].backward()
+    assert seen == {(torch.bfloat16,) * 3}
+
+
+@pytest.mark.parametrize("objective", ["head", "instruction"])
+def test_label_scores_are_finer_than_the_format_of_the_base(tmp_path: Path, objective: str) -> None:
+    classifier = classifier_of(base_folder(tmp_path / "base"), objective, runtime=HALF).eval()
+    with torch.no_grad(), HALF.autocast():
+        scores = classifier.log_probabilities(rows_of(6), CPU.device)
+        loss, _ = classifier.loss(rows_of(6), torch.zeros(6, dtype=torch.int64), 0.0)
+    assert scores.dtype == loss.dtype == torch.float32
+    assert (scores != scores.to(torch.bfloat16).float()).any()
+
+
+def test_varlen_attn_is_called_as_torch_has_it() -> None:
+    import inspect
+
+    from emotion_assets.ml import attention
+
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    signature = inspect.signature(varlen.varlen_attn)
+    bound: list[dict[str, Any]] = []
+    q, k = torch.zeros(5, 4, 8), torch.zeros(5, 2, 8)
+    ends = torch.tensor([0, 5])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(varlen, "varlen_attn", lambda *a, **b: bound.append(signature.bind(*a, **b).arguments))
+        attention._torch_varlen()(q, k, k, ends, ends, 5, 5, True, 0.5, 0.0)
+    assert bound[0]["window_size"] == (-1, 0) and bound[0]["enable_gqa"] and bound[0]["scale"] == 0.5
 
 
 def test_the_head_reads_what_transformers_sequence_classification_reads(tmp_path: Path) -> None:

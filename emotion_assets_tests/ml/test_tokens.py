@@ -11,6 +11,7 @@ from emotion_assets.ml.datasets import DataError
 from emotion_assets.ml.tokens import (
     TOKENIZER_FOLDER,
     answer_ids,
+    are_truncated,
     encode,
     encode_prompts,
     load_tokenizer,
@@ -70,6 +71,17 @@ def test_a_long_text_is_cut_and_the_prompt_round_it_is_not() -> None:
     assert short[:4] == long[:4]
     assert short[-1] == long[-1]
     assert tokenizer.decode(long).count("thank you") > 5
+
+
+def test_a_text_cut_in_its_prompt_counts_as_truncated() -> None:
+    tokenizer = make_tokenizer(settings("word", 64), [*TEXTS, "Classify this."], "t")
+    texts = ["late " * n for n in (40, 45, 50, 55, 60, 65)]
+    prompts = encode_prompts(tokenizer, "Classify this.", texts, 64)
+    whole = encode_prompts(tokenizer, "Classify this.", texts, 1000)
+    cut = [one != other for one, other in zip(prompts, whole, strict=True)]
+    assert are_truncated(tokenizer, texts, 64, "Classify this.") == cut
+    assert len(set(cut)) == 2
+    assert are_truncated(tokenizer, texts, 64, None) == [n + 1 > 64 for n in (40, 45, 50, 55, 60, 65)]
 
 
 def test_a_maximum_too_short_for_the_instruction_is_refused() -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ ENVIRON = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 def _job(root: Path, base: StoredFolder, tokens: StoredFolder, target: Path, **settings: Any) -> TrainingJob:
     training = Training(epochs=settings.pop("epochs", 2), batch_size=5, gradient_accumulation=2, learning_rate=1e-3)
     model = TransformerModel.model_validate(
-        {"method": "lora", "base": "tiny", "pooling": "max", "training": training.model_dump(), **settings}
+        {"method": "lora", "base": "tiny", "training": training.model_dump(), **settings}
     )
     target.mkdir(parents=True, exist_ok=True)
     return TrainingJob(
@@ -109,29 +110,65 @@ def test_the_training_process_does_without_dagster(tmp_path: Path) -> None:
     assert json.loads(job.result_file.read_text(encoding="utf-8"))["curve"]["steps"]
 
 
-@pytest.mark.parametrize("failpoint", ["training.mid_step:40", "training.mid_save:2"])
-def test_a_killed_process_resumes_to_the_result_of_an_undisturbed_one(tmp_path: Path, failpoint: str) -> None:
+def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, base, tokens = stored_case(tmp_path)
+    (tmp_path / "no_folder").write_text("", encoding="utf-8")
+    job = dataclasses.replace(
+        _job(tmp_path, base, tokens, tmp_path / "t", epochs=1), result=str(tmp_path / "no_folder" / "result.json")
+    )
+    (tmp_path / "job.json").write_text(job.to_json(), encoding="utf-8")
+    capsys.readouterr()
+    assert main([str(tmp_path / "job.json")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("tiny_model: ") and "result.json" in line
+
+
+KILLED = [
+    ("training.mid_step:40", False),
+    ("training.mid_save:2", False),
+    ("training.mid_step:40", True),
+]
+
+
+@pytest.mark.parametrize(("failpoint", "two_processes"), KILLED)
+def test_a_killed_training_resumes_to_the_result_of_an_undisturbed_one(
+    tmp_path: Path, failpoint: str, two_processes: bool
+) -> None:
     _, base, tokens = stored_case(tmp_path)
     undisturbed = _job(tmp_path, base, tokens, tmp_path / "one", head_dropout=0.2, epochs=20)
-    run_job(undisturbed, lambda line: None)
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2") if two_processes else ()
+
+    def run(job: TrainingJob, failpoint: str = "") -> int:
+        program = tmp_path / "program.py"
+        program.write_text(
+            "import sys; from emotion_assets.ml import resume, train\n"
+            "resume.EVERY_SECONDS, resume.LARGEST_SHARE = 0.0, 1e9\n"
+            "sys.exit(train.main(sys.argv[1:]))",
+            encoding="utf-8",
+        )
+        file = tmp_path / "job.json"
+        file.write_text(job.to_json(), encoding="utf-8")
+        modules = ["-m", *launcher] if launcher else []
+        done = subprocess.run(
+            [sys.executable, *modules, str(program), str(file)],
+            env=ENVIRON | {"EMOTION_FAILPOINT": failpoint, "PYTHONPATH": str(Path.cwd())},
+            capture_output=True,
+            check=False,
+            timeout=200,
+        )
+        return done.returncode
+
+    assert run(undisturbed) == 0
+    shutil.rmtree(undisturbed.checkpoints)
     again = dataclasses.replace(undisturbed, target=str(tmp_path / "two"))
     Path(again.target).mkdir()
     state = Path(again.checkpoints) / FILE
-    program = (
-        "import sys; from emotion_assets.ml import resume, train\n"
-        "resume.EVERY_SECONDS, resume.LARGEST_SHARE = 0.0, 1e9\n"
-        "sys.exit(train.main(sys.argv[1:]))"
-    )
-    file = tmp_path / "job.json"
-    file.write_text(again.to_json(), encoding="utf-8")
-    environ = ENVIRON | {"EMOTION_FAILPOINT": failpoint}
-    killed = subprocess.run([sys.executable, "-c", program, str(file)], env=environ, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert run(again, failpoint) == (1 if two_processes else -signal.SIGKILL)
     assert state.is_file(), "the process ended before it wrote its state"
-    measured = run_job(again, lambda line: None)
+    assert run(again) == 0
+    measured = json.loads(again.result_file.read_text(encoding="utf-8"))
     assert measured["curve"]["resumed_at_step"] > 0
     _assert_same(Path(undisturbed.target), Path(again.target), 0.0)
-    assert not state.exists()
 
 
 def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
@@ -159,7 +196,7 @@ def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
         command, env=ENVIRON, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
     assert process.stdin is not None and process.stdout is not None
-    assert b"step 1/" in process.stdout.readline() or process.poll() is None
+    assert b"tiny_model: step " in process.stdout.readline()
     process.stdin.close()
     assert process.wait(timeout=10) == -signal.SIGKILL
     process.stdout.close()
@@ -213,6 +250,50 @@ def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(DataError, match=r"model-00002\.safetensors: missing"):
         check_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_an_index_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    folder = base_folder(tmp_path / "base")
+    (folder / "model.safetensors.index.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"model\.safetensors\.index\.json: not an index"):
+        check_checkpoint(folder)
+
+
+def _other_base(store: Store, base: StoredFolder, change: Callable[[Path], None]) -> StoredFolder:
+    with store.writing("base_models") as draft:
+        shutil.copytree(base.path, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        change(draft.path)
+        return draft.finish(base.info)
+
+
+def test_a_base_without_some_of_its_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    def halve(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        kept = {name: tensor for name, tensor in weights.items() if "layers.1." not in name}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    store, base, tokens = stored_case(tmp_path)
+    job = _job(tmp_path, _other_base(store, base, halve), tokens, tmp_path / "t")
+    _refused(job, ["holds no weights for layers.1.", "get a whole checkpoint"], DataError)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fragments"),
+    [
+        ("intermediate_size", 64, ["has another size than config.json says"]),
+        ("max_position_embeddings", 40, ["max_length 64", "the 40 positions of the base", "config.json"]),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, key: str, value: int, fragments: list[str]) -> None:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | {key: value}), encoding="utf-8")
+
+    store, base, tokens = stored_case(tmp_path)
+    _refused(_job(tmp_path, _other_base(store, base, change), tokens, tmp_path / "t"), fragments, DataError)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "t5"}'])

@@ -12,12 +12,12 @@ import torch
 from emotion_assets.ml.attention import Backend, choose_backend
 from emotion_assets.ml.checkpoints import new_classifier
 from emotion_assets.ml.classifier import Classifier, Shape
-from emotion_assets.ml.runtime import choose_runtime, set_seed
+from emotion_assets.ml.runtime import Runtime, choose_runtime, set_seed
 from emotion_assets.ml.tokens import make_tokenizer, write_tokens
 from emotion_assets.settings import TokenizerSettings, TrainedTokenizer, TransformerModel
 from emotion_assets.store import Store, StoredFolder
 
-CPU = choose_runtime("fp32")
+CPU, HALF = choose_runtime("fp32"), choose_runtime("bf16")
 VOCABULARY = 120
 LABELS = ["joy", "anger", "fear"]
 # The second label is the beginning of none, takes two tokens and ends like all with token 2.
@@ -35,10 +35,10 @@ _WIDTHS = {
 }
 
 
-def config_of(model_type: str) -> Any:
+def config_of(model_type: str, dropout: float = 0.0) -> Any:
     from transformers import AutoConfig
 
-    extra: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    extra: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": dropout}
     if model_type in ("llama", "mistral", "qwen2", "qwen3", "smollm3"):
         extra = {"num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
     if model_type == "qwen3":
@@ -48,13 +48,13 @@ def config_of(model_type: str) -> Any:
     return AutoConfig.for_model(model_type, **_WIDTHS, **extra)
 
 
-def base_folder(folder: Path, model_type: str = "llama", seed: int = 3) -> Path:
+def base_folder(folder: Path, model_type: str = "llama", seed: int = 3, dropout: float = 0.0) -> Path:
     """A checkpoint with random weights, large enough to make attention matter."""
     from transformers import AutoModel, AutoModelForCausalLM
 
     set_seed(seed)
     causal = model_type in ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-    model = (AutoModelForCausalLM if causal else AutoModel).from_config(config_of(model_type))
+    model = (AutoModelForCausalLM if causal else AutoModel).from_config(config_of(model_type, dropout))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -76,13 +76,21 @@ def shape_of(objective: str = "head", pooling: str = "last", method: str = "lora
 
 
 def classifier_of(
-    base: Path, objective: str = "head", pooling: str = "last", method: str = "lora", backend: Backend | None = None
+    base: Path,
+    objective: str = "head",
+    pooling: str = "last",
+    method: str = "lora",
+    backend: Backend | None = None,
+    runtime: Runtime = CPU,
+    lora: dict[str, Any] | None = None,
 ) -> Classifier:
     """A classifier whose adapters are not zero any more, so that they count."""
     set_seed(7)
-    model = TransformerModel.model_validate({"method": method, "base": "b", "objective": objective, "pooling": pooling})
+    model = TransformerModel.model_validate(
+        {"method": method, "base": "b", "objective": objective, "pooling": pooling, "lora": lora or {}}
+    )
     backend = backend or choose_backend("auto", CPU)
-    classifier = new_classifier(base, model, shape_of(objective, pooling, method), CPU, backend)
+    classifier = new_classifier(base, model, shape_of(objective, pooling, method), runtime, backend)
     with torch.no_grad():
         for name, parameter in classifier.named_parameters():
             if "lora_B" in name:
