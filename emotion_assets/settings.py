@@ -150,7 +150,9 @@ class TransformerModel(Frozen):
     base: str
     objective: Literal["head", "instruction"] = "head"
     pooling: Literal["first", "last", "mean", "max"] = "last"
+    embedding_dropout: Annotated[float, Field(ge=0, lt=1, description="of token vectors, while training")] = 0.0
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    consistency: Annotated[float, Field(ge=0, description="weight of R-Drop: two passes of a row shall agree")] = 0.0
     lora: Lora = Lora()
     training: Training = Training()
     attention: Literal["auto", "flash_attention_2", "hub_kernel", "varlen", "sdpa", "eager"] = "auto"
@@ -160,16 +162,28 @@ class TransformerModel(Frozen):
     )
     paper_accuracy: float | None = None
 
+    @property
+    def passes(self) -> int:
+        """How often a row goes through the model in one step."""
+        return 2 if self.consistency else 1
+
     @model_validator(mode="after")
     def _nothing_is_without_effect(self) -> TransformerModel:
         if self.objective == "instruction" and self.method == "full":
             raise ValueError("objective instruction is trained with method lora")
         if self.objective == "instruction":
-            for key, plain in (("pooling", self.pooling == "last"), ("head_dropout", not self.head_dropout)):
-                if not plain:
+            for key, given in (
+                ("pooling", self.pooling != "last"),
+                ("head_dropout", self.head_dropout),
+                ("consistency", self.consistency),
+            ):
+                if given:
                     raise ValueError(f"{key} is of a head, which objective instruction does not have; take it out")
             if self.training.label_smoothing:
                 raise ValueError("training.label_smoothing is for objective head; take it out")
+        drops = self.embedding_dropout or self.head_dropout or self.lora.dropout or self.method == "full"
+        if self.consistency and not drops:
+            raise ValueError("consistency compares two passes that differ by dropout; give an embedding_dropout too")
         if self.method == "full" and self.lora != Lora():
             raise ValueError("lora is for method lora; take it out, or set method: lora")
         if self.quantization != "none" and self.method == "full":

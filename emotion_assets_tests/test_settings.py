@@ -50,8 +50,10 @@ def test_the_paper_profile_holds_the_published_recipe_as_plain_values() -> None:
 
 
 def test_a_misspelt_key_is_named_with_the_key_that_was_meant(tmp_path: Path) -> None:
-    message = problem_of(tmp_path, EMBEDDED.replace("head_dropout: 0.5", "head_droput: 0.5"))
-    assert message == ": key 'models.llama3_lora_model.head_droput' does not exist; did you mean 'head_dropout'?"
+    message = problem_of(tmp_path, EMBEDDED.replace("embedding_dropout: 0.2", "embeding_dropout: 0.2"))
+    assert (
+        message == ": key 'models.llama3_lora_model.embeding_dropout' does not exist; did you mean 'embedding_dropout'?"
+    )
 
 
 def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_value_out_of_range_is_named_with_the_value(tmp_path: Path) -> None:
-    message = problem_of(tmp_path, EMBEDDED.replace("rank: 8", "rank: 0"))
+    message = problem_of(tmp_path, EMBEDDED.replace("rank: 4", "rank: 0"))
     assert message == ": models.llama3_lora_model.lora.rank: input should be greater than or equal to 1 (given: 0)"
 
 
@@ -73,10 +75,11 @@ def test_a_model_on_an_unknown_base_is_told_the_known_ones(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("key", "before", "after"),
     [
-        ("pooling is of a head", "pooling: max\n    head_dropout: 0.5", "pooling: max\n    objective: instruction"),
-        ("head_dropout is of a head", "pooling: max\n    head", "objective: instruction\n    head"),
+        ("pooling is of a head", "    embedding_dropout: 0.2\n", "    objective: instruction\n"),
+        ("consistency is of a head", "    pooling: max\n", "    objective: instruction\n"),
+        ("consistency compares two passes", "    embedding_dropout: 0.2\n", ""),
         ("lora is for method lora", "method: lora", "method: full"),
-        ("must be even", "hidden_size: 128, layers: 2, heads: 4", "hidden_size: 132, layers: 2, heads: 4"),
+        ("must be even", "hidden_size: 32, layers: 2, heads: 2", "hidden_size: 34, layers: 2, heads: 2"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(tmp_path: Path, key: str, before: str, after: str) -> None:

@@ -88,7 +88,8 @@ def new_classifier(
         speed_up(backbone)
     if model.compile:
         compile_parts(backbone)
-    return Classifier(backbone, shape, backend, model.head_dropout).to(runtime.device)
+    classifier = Classifier(backbone, shape, backend, model.head_dropout, model.embedding_dropout)
+    return classifier.to(runtime.device)
 
 
 def compile_parts(backbone: Any) -> None:

@@ -43,7 +43,14 @@ class Shape:
 class Classifier(nn.Module):
     """Backbone and head. ``log_probabilities`` is the one way in for scoring, ``loss`` for training."""
 
-    def __init__(self, backbone: nn.Module, shape: Shape, backend: Backend, head_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        shape: Shape,
+        backend: Backend,
+        head_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.backbone, self.shape, self.backend = backbone, shape, backend
         config: Any = backbone.config
@@ -52,6 +59,11 @@ class Classifier(nn.Module):
         if shape.objective == "instruction" and not self.causal:
             raise DataError(f"objective instruction needs a causal base; this one is {config.model_type}, use head")
         self.dropout = nn.Dropout(head_dropout)
+        if embedding_dropout:
+            table: Any = backbone.get_input_embeddings()  # type: ignore[operator]
+            table.register_forward_hook(
+                lambda module, _, vectors: nn.functional.dropout(vectors, embedding_dropout, module.training)
+            )
         self.head = nn.Linear(config.hidden_size, len(shape.labels)) if shape.objective == "head" else None
         self.scored_answers = _telling_part(shape.answers)
 
@@ -68,18 +80,30 @@ class Classifier(nn.Module):
         with torch.autocast(device.type, enabled=False):  # half-precision logits are so coarse that labels tie
             return torch.log_softmax(self.head(pooled), dim=-1)
 
-    def loss(self, rows: Sequence[Sequence[int]], labels: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, int]:
+    def loss(
+        self, rows: Sequence[Sequence[int]], labels: torch.Tensor, smoothing: float = 0.0, consistency: float = 0.0
+    ) -> tuple[torch.Tensor, int]:
         """The summed training loss and how many targets it sums over.
 
-        ``head``: cross entropy over the labels. ``instruction``: cross entropy of the right answer's tokens, as in
-        supervised fine-tuning; the wrong answers are not seen.
+        ``head``: cross entropy over the labels. With ``consistency`` each row passes twice, under two draws of dropout
+        that give p and q, and the loss is the mean of the two cross entropies plus ``consistency`` times
+        (KL(p, q) + KL(q, p)) / 2 (R-Drop, Liang et al. 2021). ``instruction``: cross entropy of the right answer's
+        tokens, as in supervised fine-tuning; the wrong answers are not seen.
         """
         if self.head is None:
             return self._answer_loss(rows, labels)
-        log_probabilities = self.log_probabilities(rows, labels.device)
+        if not consistency:
+            return self._cross_entropy(self.log_probabilities(rows, labels.device), labels, smoothing), len(rows)
+        both = self.log_probabilities([*rows, *rows], labels.device)
+        p, q = both.chunk(2)
+        loss = self._cross_entropy(both, labels.repeat(2), smoothing) / 2
+        return loss + consistency * ((p.exp() - q.exp()) * (p - q)).sum() / 2, len(rows)
+
+    @staticmethod
+    def _cross_entropy(log_probabilities: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
         right = log_probabilities.gather(1, labels[:, None]).sum()
         spread = log_probabilities.mean(1).sum()
-        return -((1 - smoothing) * right + smoothing * spread), len(rows)
+        return -((1 - smoothing) * right + smoothing * spread)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """The last hidden states ``[1, T, H]`` of a packed batch."""

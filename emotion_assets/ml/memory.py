@@ -120,7 +120,13 @@ def preflight(config: Mapping[str, Any], models: Mapping[str, TransformerModel],
         return
     sizes = Sizes.of(config)
     needs = {
-        name: estimate(sizes, model, runtime, model.training.batch_size, TYPICAL_TOKENS * model.training.batch_size)
+        name: estimate(
+            sizes,
+            model,
+            runtime,
+            model.training.batch_size,
+            TYPICAL_TOKENS * model.training.batch_size * model.passes,
+        )
         for name, model in models.items()
     }
     name = min(needs, key=lambda key: needs[key].total)

@@ -87,7 +87,7 @@ def train_transformer(
     fitted = fit(
         classifier,
         len(rows),
-        lambda chosen: classifier.loss([rows[i] for i in chosen], goal[list(chosen)], smoothing),
+        lambda chosen: classifier.loss([rows[i] for i in chosen], goal[list(chosen)], smoothing, model.consistency),
         model.training,
         runtime,
         seed,
@@ -95,7 +95,7 @@ def train_transformer(
         report,
         lambda: accuracy_of(classifier, validation_rows, validation_targets, runtime),
         checkpoint,
-        rows_per_forward(sizes, model.training, runtime, [len(row) for row in rows]),
+        rows_per_forward(sizes, model.training, runtime, [len(row) * model.passes for row in rows]),
     )
     _refuse_non_finite(classifier, stage)
     if distributed.is_first():

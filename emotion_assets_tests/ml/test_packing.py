@@ -151,6 +151,34 @@ def test_label_scores_are_finer_than_the_format_of_the_base(tmp_path: Path, obje
     assert (scores != scores.to(torch.bfloat16).float()).any()
 
 
+@pytest.mark.parametrize("lora", [{}, {"train_embeddings": True}], ids=["frozen table", "trained table"])
+def test_token_vectors_are_dropped_in_training_alone(tmp_path: Path, lora: dict[str, Any]) -> None:
+    folder, rows = base_folder(tmp_path / "base"), rows_of(4)
+    classifier = classifier_of(folder, lora=lora, embedding_dropout=0.5)
+    plain = classifier_of(folder, lora=lora).eval()
+    with torch.no_grad():
+        one, two = (classifier.train().log_probabilities(rows, CPU.device) for _ in range(2))
+        assert not torch.allclose(one, two)
+        assert torch.equal(
+            classifier.eval().log_probabilities(rows, CPU.device), plain.log_probabilities(rows, CPU.device)
+        )
+
+
+def test_consistency_is_r_drop(tmp_path: Path) -> None:
+    """Against torch's own cross entropy and KL divergence of the same two passes."""
+    rows, labels = rows_of(4), torch.tensor([0, 1, 2, 1])
+    classifier = classifier_of(base_folder(tmp_path / "base"), embedding_dropout=0.3).train()
+    torch.manual_seed(3)
+    loss, targets = classifier.loss(rows, labels, consistency=2.0)
+    torch.manual_seed(3)
+    p, q = classifier.log_probabilities([*rows, *rows], CPU.device).chunk(2)
+    divergence = torch.nn.functional.kl_div
+    both_ways = divergence(p, q, reduction="sum", log_target=True) + divergence(q, p, reduction="sum", log_target=True)
+    entropy = (cross_entropy(p, labels, reduction="sum") + cross_entropy(q, labels, reduction="sum")) / 2
+    assert targets == 4 and both_ways > 0.01
+    torch.testing.assert_close(loss, entropy + both_ways)
+
+
 def test_varlen_attn_is_called_as_torch_has_it() -> None:
     import inspect
 

@@ -82,12 +82,12 @@ def classifier_of(
     method: str = "lora",
     backend: Backend | None = None,
     runtime: Runtime = CPU,
-    lora: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Classifier:
     """A classifier whose adapters are not zero any more, so that they count."""
     set_seed(7)
     model = TransformerModel.model_validate(
-        {"method": method, "base": "b", "objective": objective, "pooling": pooling, "lora": lora or {}}
+        {"method": method, "base": "b", "objective": objective, "pooling": pooling, **settings}
     )
     backend = backend or choose_backend("auto", CPU)
     classifier = new_classifier(base, model, shape_of(objective, pooling, method), runtime, backend)
