@@ -48,6 +48,12 @@ def test_every_asset_is_materialised_on_a_cpu_without_network(demo: Demo, metada
     assert set(metadata) == wanted
 
 
+def test_nothing_of_a_training_in_progress_is_left(demo: Demo) -> None:
+    terminal, _ = demo
+    assert [path for path in (terminal.home / "checkpoints").rglob("*") if path.suffix != ".lock"] == []
+    assert not list((terminal.home / "store").rglob(".draft-*"))
+
+
 def test_the_terminal_shows_each_step_and_the_progress_of_each_training(demo: Demo) -> None:
     _, done = demo
     for model in ("llama3_lora_model", "bert_base", "bigru"):

@@ -29,6 +29,24 @@ def test_equal_content_gives_one_folder_and_one_digest(tmp_path: Path) -> None:
     assert stored(store).digest != stored(store, "other").digest
 
 
+def test_two_runs_that_finish_equal_content_share_one_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.writing("models") as one, store.writing("models") as two:
+        for draft in (one, two):
+            draft.file("a.txt").write_text("same", encoding="utf-8")
+        assert one.finish({}) == two.finish({})
+    assert len(list((tmp_path / "models").iterdir())) == 1
+
+
+def test_a_draft_left_by_a_killed_process_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    old, young = (tmp_path / "models" / f".draft-{name}" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    stored(Store(tmp_path))
+    assert not old.exists() and young.exists()
+
+
 def test_a_failed_draft_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), Store(tmp_path).writing("models") as draft:
         draft.file("a.txt").write_text("half", encoding="utf-8")
