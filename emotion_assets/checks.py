@@ -11,11 +11,11 @@ from typing import Any
 import dagster as dg
 
 from emotion_assets.assets import display
-from emotion_assets.keys import RAW_DATASET, predictions_key
+from emotion_assets.assets.errors import plain_errors
+from emotion_assets.keys import EVALUATION, RAW_DATASET, predictions_key
 from emotion_assets.resources import Workspace
 from emotion_assets.settings import Settings
 
-EVALUATION_TABLE = ["evaluation_table"]
 SHOWN = 20
 BLOCKING = {"schema", "labels", "no_empty_text", "distributions", "same_rows"}
 
@@ -53,6 +53,7 @@ def _result(key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]]
         ),
     ],
 )
+@plain_errors
 def dataset_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
     from emotion_assets.ml.problems import dataset_problems
 
@@ -69,6 +70,7 @@ def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
         specs=[_spec(predictions_key(name), "distributions", what) for name in settings.models],
         can_subset=True,
     )
+    @plain_errors
     def predictions_checks(
         context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -85,15 +87,16 @@ def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
 @dg.multi_asset_check(
     name="evaluation_checks",
     specs=[
-        _spec(EVALUATION_TABLE, "same_rows", "The models compared were measured on the current validation and test."),
-        _spec(EVALUATION_TABLE, "every_model", "Every model of the profile is evaluated."),
-        _spec(EVALUATION_TABLE, "better_than_a_guess", "Every model beats naming the most frequent label."),
-        _spec(EVALUATION_TABLE, "no_class_collapses", "No model has a label that it hardly ever recognises."),
+        _spec(EVALUATION, "same_rows", "The models compared were measured on the current validation and test."),
+        _spec(EVALUATION, "every_model", "Every model of the profile is evaluated."),
+        _spec(EVALUATION, "better_than_a_guess", "Every model beats naming the most frequent label."),
+        _spec(EVALUATION, "no_class_collapses", "No model has a label that it hardly ever recognises."),
     ],
 )
+@plain_errors
 def evaluation_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
     from emotion_assets.evaluation.review import evaluation_problems
 
     found = evaluation_problems(workspace.settings, workspace.store, workspace.warehouse)
     for name, problems in found.items():
-        yield _result(EVALUATION_TABLE, name, problems)
+        yield _result(EVALUATION, name, problems)

@@ -1,9 +1,10 @@
-"""Asset keys that depend on a name in the profile: one spelling for the whole graph."""
+"""Asset keys: one spelling for the whole graph."""
 
 from __future__ import annotations
 
 RAW_DATASET = ["raw_emotion_dataset"]
 BALANCE = ["class_balance_report"]
+EVALUATION = ["evaluation_table"]
 CHAMPION = ["champion_model"]
 CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]
 """A pointer of the store, not an asset: the predictions of the very version that is champion."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WAREHOUSE_POOL = "warehouse"
 TRAINING_POOL = "training"
-FIRST = {"dagster/priority": "1"}
+STARTS_FIRST = {"dagster/priority": "1"}
 """Tag of the longest chain of a run (tokens, base, LoRA model): of the steps that are ready it starts first."""
 
 

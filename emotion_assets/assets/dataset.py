@@ -8,7 +8,7 @@ from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
 from emotion_assets.automation import follow_inputs
 from emotion_assets.keys import BALANCE, RAW_DATASET, tokens_key
-from emotion_assets.resources import FIRST, WAREHOUSE_POOL, Workspace
+from emotion_assets.resources import STARTS_FIRST, WAREHOUSE_POOL, Workspace
 from emotion_assets.settings import Settings, TransformerModel
 from emotion_assets.store import StoredFolder, fingerprint
 
@@ -145,7 +145,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         code_version=fingerprint(CODE, tokenizer.model_dump(mode="json"), settings.instruction if prompted else None)[
             :12
         ],
-        op_tags=FIRST,
+        op_tags=STARTS_FIRST,
         automation_condition=follow_inputs(),
         description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
     )

@@ -10,7 +10,7 @@ import dagster as dg
 from emotion_assets.assets import display
 from emotion_assets.assets.errors import plain_errors
 from emotion_assets.automation import follow_inputs
-from emotion_assets.keys import CHAMPION, RAW_DATASET, model_key, predictions_key
+from emotion_assets.keys import BALANCE, CHAMPION, EVALUATION, RAW_DATASET, model_key, predictions_key
 from emotion_assets.resources import WAREHOUSE_POOL, Workspace
 from emotion_assets.settings import Settings
 from emotion_assets.store import StoredFolder, fingerprint
@@ -66,8 +66,8 @@ def split_accuracies(predictions: StoredFolder) -> list[dict[str, Any]]:
 
 def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
-        key=["evaluation_table"],
-        deps=[*(predictions_key(name) for name in settings.models), "class_balance_report"],
+        key=EVALUATION,
+        deps=[*(predictions_key(name) for name in settings.models), BALANCE],
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "duckdb"},
@@ -168,7 +168,7 @@ class ChampionConfig(dg.Config):
 def _champion_model(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=CHAMPION,
-        deps=["evaluation_table"],
+        deps=[EVALUATION],
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "duckdb"},
@@ -185,12 +185,15 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
     ) -> dg.MaterializeResult[None]:
         from emotion_assets.evaluation.champion import Wish, choose_champion
+        from emotion_assets.feedback.exports import export_tables
         from emotion_assets.pages.evaluation import write_evaluation_page
 
         wish = Wish(config.pin, config.rollback, config.unpin)
         settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
         choice = choose_champion(settings, store, warehouse, wish, context.run.run_id, _now())
         write_evaluation_page(settings, store, warehouse)
+        if choice.decision["run_id"] == context.run.run_id:
+            export_tables(warehouse)  # what a rebuild of the database could not find elsewhere
         context.log.info(f"{choice.decision['action']}: {choice.decision['reason']}")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(choice.model.digest), metadata=decision_metadata(choice.decision, workspace)

@@ -12,7 +12,7 @@ from emotion_assets.assets.errors import plain_errors
 from emotion_assets.keys import RAW_DATASET, base_key, model_key, tokens_key
 from emotion_assets.locks import file_lock
 from emotion_assets.ml.train import CODE, Kind, TrainingJob, stored_input
-from emotion_assets.resources import FIRST, TRAINING_POOL, Workspace
+from emotion_assets.resources import STARTS_FIRST, TRAINING_POOL, Workspace
 from emotion_assets.settings import BiGru, PretrainedHere, Settings, TransformerModel
 from emotion_assets.store import StoredFolder, fingerprint
 from emotion_assets.training_process import run_training
@@ -39,7 +39,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         kinds={"pytorch", "huggingface"},
         code_version=fingerprint(CODE, settings.seed, base.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
-        op_tags=FIRST if _carries_adapters(settings, name) else None,
+        op_tags=STARTS_FIRST if _carries_adapters(settings, name) else None,
         description=(
             f"The {base.source.build.model_type} checkpoint pre-trained here on the training texts."
             if isinstance(base.source, PretrainedHere)
@@ -103,7 +103,7 @@ def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
         else {"pytorch" if kind == "bigru" else "scikitlearn"},
         code_version=fingerprint(CODE, settings.seed, model.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
-        op_tags=FIRST if model.method == "lora" else None,
+        op_tags=STARTS_FIRST if model.method == "lora" else None,
         description=_description(model),
     )
     @plain_errors

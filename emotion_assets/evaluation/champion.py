@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from emotion_assets.evaluation.figures import Circumstances, EvaluationRows, evaluate_model
@@ -86,8 +86,12 @@ def choose_champion(
     if last and last["evidence"] == made["evidence"]:
         decision = last
     else:
+        if last:  # decisions are read in the order of their times, and a clock may jump back
+            now = max(now, last["decided_at"] + timedelta(microseconds=1))
         decision = {"decided_at": now, "run_id": run_id, **_predecessor(last), **made}
         with warehouse.writing() as db:
+            if champion_decisions(db) != history:
+                raise ChampionError("champion_model: another run has decided in the meantime; materialise it again")
             add_decision(db, decision)
     store.point(CHAMPION_PREDICTIONS, "predictions", predictions)
     store.point(CHAMPION, "models", model)

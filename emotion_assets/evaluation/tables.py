@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from emotion_assets.evaluation.figures import (
     Circumstances,
@@ -23,7 +22,6 @@ from emotion_assets.warehouse.evaluation import (
     add_evaluations,
     known_evaluations,
     mark_current,
-    read_leaderboard,
 )
 
 
@@ -38,7 +36,6 @@ class Outcome:
     keys: list[EvaluationKey]
     added: int
     missing: dict[str, str]
-    leaderboard: list[dict[str, Any]]
 
 
 def evaluate_all(settings: Settings, store: Store, warehouse: Warehouse, run_id: str, now: datetime) -> Outcome:
@@ -63,6 +60,4 @@ def evaluate_all(settings: Settings, store: Store, warehouse: Warehouse, run_id:
     with warehouse.writing() as db:
         add_evaluations(db, **vars(rows))
         mark_current(db, keys, now)
-    with warehouse.reading() as db:
-        board = read_leaderboard(db)
-    return Outcome(keys, len(set(keys) - known), missing, board)
+    return Outcome(keys, len(set(keys) - known), missing)

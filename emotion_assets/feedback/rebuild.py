@@ -1,5 +1,8 @@
 """Restore the database: every table from the newest complete export, then whatever the inbox has beyond it.
 
+An export is written after feedback, imported reviews and champion decisions; of what is newer than it and can be made
+neither from the inbox nor from the store, the number of rows lost is told.
+
 The new database is built beside the old one and takes its place in one rename. The old file is kept under another
 name, since it may hold what neither export nor inbox has.
 """
@@ -36,6 +39,7 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
     fresh = Warehouse(warehouse.path.with_name(f"{warehouse.path.name}.rebuild"), warehouse.wait_seconds)
     with warehouse.exclusively():
         _remove(fresh)
+        held = _last_counts(warehouse)
         lines = _restore_exports(warehouse, fresh)
         report = ingest(settings.inbox, fresh, settings.feedback, run_id)
         lines.append(
@@ -50,9 +54,27 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
     if kept:
         lines.append(f"the old database is kept as {kept}")
     with warehouse.reading() as db:
-        filled = [f"{name} {n}" for name, n in row_counts(db).items() if n]
+        counts = row_counts(db)
+    lines += [
+        f"{name}: {counts.get(name, 0)} of {n} rows; the others are newer than the export"
+        for name, n in held.items()
+        if counts.get(name, 0) < n
+    ]
+    filled = [f"{name} {n}" for name, n in counts.items() if n]
     lines.append(f"{warehouse.path}: {', '.join(filled) or 'no rows'}")
-    return [*lines, "materialise scored_feedback to score what has no score yet"]
+    return [
+        *lines,
+        "materialise evaluation_table, champion_model and scored_feedback: they make what can be made again",
+    ]
+
+
+def _last_counts(warehouse: Warehouse) -> dict[str, int]:
+    """Rows per table as the last writer left them; nothing is known when the manifest is damaged too."""
+    try:
+        counts = json.loads(warehouse.manifest.read_text(encoding="utf-8"))["counts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return counts if isinstance(counts, dict) else {}
 
 
 def _restore_exports(warehouse: Warehouse, fresh: Warehouse) -> list[str]:

@@ -5,6 +5,7 @@ Does not belong here: what the probabilities are worth (``metrics``).
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from emotion_assets.ml.datasets import DataError, read_split
 from emotion_assets.store import Store, StoredFolder, fingerprint
 
 SCORED_SPLITS = ("validation", "test")
-CODE = "1"
+CODE = "2"
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,17 @@ def predict(name: str, model: StoredFolder, dataset: StoredFolder, store: Store)
                 "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
             }
             pq.write_table(pa.table(columns), draft.file(f"{split}.parquet"))
+        about = {
+            "labels": labels,
+            "model_name": name,
+            "model_digest": model.digest,
+            "dataset_digest": dataset.digest,
+        }
+        # As a file it is part of the digest: equal probabilities of another model or dataset are another folder.
+        draft.file("about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         folder = draft.finish(
             {
-                "labels": labels,
-                "model_name": name,
-                "model_digest": model.digest,
-                "dataset_digest": dataset.digest,
+                **about,
                 "texts_per_second": rows / seconds,
                 "rows": {split: len(frame) for split, frame in frames.items()},
             }

@@ -7,7 +7,7 @@ computed (``ml.metrics``) or a champion chosen (``ml.champion``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -37,7 +37,13 @@ def add_evaluations(
 
 
 def mark_current(db: duckdb.DuckDBPyConnection, keys: Sequence[EvaluationKey], now: datetime) -> None:
-    """Say which evaluations are about the models as they are now; those that were so already keep their date."""
+    """Say which evaluations are about the models as they are now; those that were so already keep their date.
+
+    A date is later than all before it, though the clock may have jumped back: the newest rows are found by it.
+    """
+    (newest,) = db.execute("SELECT max(since) FROM evaluation_current").fetchall()[0]
+    if newest is not None:
+        now = max(now, newest + timedelta(microseconds=1))
     for model, split, version, fingerprint in keys:
         key = [model, split, version, fingerprint]
         query = f"SELECT model FROM evaluation_current WHERE ({', '.join(KEY)}) = (?, ?, ?, ?)"

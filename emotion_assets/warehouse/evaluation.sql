@@ -117,6 +117,3 @@ SELECT
     split_fingerprint = first_value(split_fingerprint) OVER (ORDER BY current_at DESC, n_rows DESC) AS comparable
 FROM newest
 ORDER BY comparable DESC, accuracy DESC, total_parameters, model;
-
-CREATE OR REPLACE VIEW current_champion AS
-SELECT * FROM champion_decisions ORDER BY decided_at DESC LIMIT 1;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -179,3 +180,46 @@ def dataset(world: World) -> StoredFolder:
 
 def current_model(world: World, name: str) -> str:
     return world.workspace.store.current(["baseline_models", name]).digest
+
+
+def test_a_clock_that_jumps_back_reverses_no_decision(promoted: World) -> None:
+    promoted.choose(pin="bert_base")
+    promoted.minutes -= 60
+    chosen = promoted.choose(unpin=True)
+    assert promoted.choose().decision == chosen.decision
+    assert [row[0] for row in promoted.query("SELECT action FROM champion_decisions ORDER BY decided_at")][-2:] == [
+        "pinned",
+        chosen.decision["action"],
+    ]
+
+
+def test_a_decision_made_in_the_meantime_is_not_overruled(promoted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from emotion_assets.evaluation import champion
+
+    original = champion.predict
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.setattr(champion, "predict", original)
+        promoted.choose(pin="bert_base")
+        return original(*args)
+
+    monkeypatch.setattr(champion, "predict", slow)
+    with pytest.raises(ChampionError, match="another run has decided in the meantime; materialise it again"):
+        promoted.choose(rollback=True)
+    assert promoted.choose().decision["action"] == "pinned"
+
+
+def test_a_rebuild_restores_decisions_and_tells_what_no_export_had(promoted: World) -> None:
+    from emotion_assets.feedback.exports import export_tables
+    from emotion_assets.feedback.rebuild import rebuild
+
+    tables = ("evaluation", "evaluation_by_class", "confusion", "model_comparison", "champion_decisions")
+    export_tables(promoted.workspace.warehouse)
+    before = {table: promoted.query(f"SELECT * FROM {table} ORDER BY ALL") for table in tables}
+    assert all(before.values())
+    promoted.choose(pin="bert_base")
+    promoted.workspace.warehouse.path.unlink()
+    lines = rebuild(promoted.workspace)
+    assert {table: promoted.query(f"SELECT * FROM {table} ORDER BY ALL") for table in tables} == before
+    decisions = len(before["champion_decisions"])
+    assert f"champion_decisions: {decisions} of {decisions + 1} rows; the others are newer than the export" in lines
