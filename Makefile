@@ -1,21 +1,25 @@
 # Everything a user runs. Needs Python 3.11+ and a package index; the first target makes its own .venv.
 PYTHON ?= python3
 export EMOTION_HOME ?= $(CURDIR)/data
-export DAGSTER_HOME ?= $(abspath $(EMOTION_HOME))/dagster
+export DAGSTER_HOME ?= $(if $(filter /%,$(EMOTION_HOME)),$(EMOTION_HOME),$(CURDIR)/$(EMOTION_HOME))/dagster
 
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test ui lint bench clean
+.PHONY: demo test ui lint bench clean instance
 
 demo ui: export PYTHONWARNINGS := ignore
 
-demo: $(READY) $(DAGSTER_HOME)/dagster.yaml
+demo: $(READY) instance
 	@mkdir -p "$(EMOTION_HOME)/inbox"
-	@# A file that changed in the last five seconds may still be being written, and is left for the next run.
-	@for file in data/sample/feedback/*; do \
-		copy="$(EMOTION_HOME)/inbox/$${file##*/}"; test -e "$$copy" || { cp "$$file" "$$copy"; new=1; }; \
-	done; test -z "$$new" || sleep 6
+	@# Sample feedback for an empty inbox. A file that changed in the last five seconds may still be being written, and is
+	@# left for the next run.
+	@if [ -z "$$(ls "$(EMOTION_HOME)/inbox")" ]; then \
+		for file in data/sample/feedback/*; do \
+			name="$${file##*/}"; cp "$$file" "$(EMOTION_HOME)/inbox/.$$name" && \
+			mv "$(EMOTION_HOME)/inbox/.$$name" "$(EMOTION_HOME)/inbox/$$name" || exit 1; \
+		done; sleep 6; \
+	fi
 	@$(BIN)/dagster asset materialize --select '*' -m emotion_assets.definitions \
 		--config-json '{"loggers": {"console": {}}}'
 	@$(BIN)/emotion-assets leaderboard
@@ -29,7 +33,7 @@ demo: $(READY) $(DAGSTER_HOME)/dagster.yaml
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-ui: $(READY) $(DAGSTER_HOME)/dagster.yaml
+ui: $(READY) instance
 	@$(BIN)/dagster dev
 
 lint: $(READY)
@@ -43,9 +47,10 @@ bench: $(READY)
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+# The settings of Dagster's instance; one's own stay as they are.
+instance:
 	@mkdir -p "$(DAGSTER_HOME)"
-	@cp dagster.yaml "$@"
+	@test -e "$(DAGSTER_HOME)/dagster.yaml" || cp dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
