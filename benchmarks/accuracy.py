@@ -4,6 +4,7 @@
 
 Settings are to be chosen by the validation column alone. The seed sets everything that is random in a model: its base's
 weights and pre-training, adapters, head, order of rows and dropout. Trainings run one after the other, in this process.
+Below the table stands how much of each split no model can be sure of: rows with a word that train gives two labels.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import argparse
 import statistics
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from emotion_assets.ml.bigru import words
 from emotion_assets.ml.datasets import describe_dataset, load_dataset, read_splits, write_splits
 from emotion_assets.ml.predictions import predict, read_predictions
 from emotion_assets.ml.tokens import make_tokenizer, write_tokens
@@ -25,6 +30,8 @@ from emotion_assets.ml.train import Kind, TrainingJob, run_job, stored_input
 from emotion_assets.profile_reader import load_settings
 from emotion_assets.settings import PretrainedHere, Settings, TransformerModel, UserError
 from emotion_assets.store import Store, StoredFolder
+
+OFTEN, DECIDES, DIVIDED = 50, 0.8, 0.3  # rows of a word; share of its two commonest labels; share of the second
 
 
 def main() -> int:
@@ -44,7 +51,40 @@ def main() -> int:
             runs = [bench.measure(name, settings.seed + i) for i in range(arguments.seeds)]
             table.add_row(name, *_summary(runs, "validation"), *_summary(runs, "test"), *_seconds(runs))
     Console().print(table)
+    print_divided_words(read_splits(bench.dataset))
     return 0
+
+
+def print_divided_words(splits: Mapping[str, pd.DataFrame]) -> None:
+    """Words that decide a label in train, but not which: two labels share its rows, each with ``DIVIDED`` or more.
+
+    In a row that holds such a word the better of two guesses is the label that is commoner in train. The last column is
+    the accuracy of a model that guesses so there and is right everywhere else.
+    """
+    train = splits["train"]
+    counts: dict[str, Counter[str]] = {}
+    for text, label in zip(train["text"], train["label"], strict=True):
+        for word in set(words(text)):
+            counts.setdefault(word, Counter())[label] += 1
+    commoner = {}
+    for word, by_label in counts.items():
+        (first, n), (_, second) = [*by_label.most_common(2), ("", 0)][:2]
+        total = by_label.total()
+        if total >= OFTEN and n + second >= DECIDES * total and second >= DIVIDED * total:
+            commoner[word] = first
+    print(f"{len(commoner)} words whose rows in train are divided between two labels: {', '.join(sorted(commoner))}")
+    for split in ("validation", "test"):
+        rows = splits[split]
+        guesses = [
+            (guess, label)
+            for text, label in zip(rows["text"], rows["label"], strict=True)
+            if (guess := next((commoner[word] for word in words(text) if word in commoner), None))
+        ]
+        wrong = sum(guess != label for guess, label in guesses)
+        print(
+            f"{split}: {len(guesses)} of {len(rows)} rows hold one, and {wrong} of these another label than its commoner"
+            f" one: {1 - wrong / len(rows):.3f} at best"
+        )
 
 
 class Bench:
@@ -109,7 +149,7 @@ class Bench:
                 target=str(draft.path),
                 checkpoints=checkpoints,
             )
-            return draft.finish(run_job(job, lambda line: None))
+            return draft.finish(run_job(job, lambda line: print(f"  {line}", file=sys.stderr, flush=True)))
 
 
 def _summary(runs: list[dict[str, float]], split: str) -> tuple[str, str]:
