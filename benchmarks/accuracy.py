@@ -50,8 +50,9 @@ def main() -> int:
         for name in names:
             runs = [bench.measure(name, settings.seed + i) for i in range(arguments.seeds)]
             table.add_row(name, *_summary(runs, "validation"), *_summary(runs, "test"), *_seconds(runs))
+        splits = read_splits(bench.dataset)
     Console().print(table)
-    print_divided_words(read_splits(bench.dataset))
+    print_divided_words(splits)
     return 0
 
 
