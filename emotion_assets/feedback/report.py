@@ -3,7 +3,8 @@
 Belongs here: what is compared with what, and from how many rows on. Does not belong here: SQL
 (``warehouse.feedback_report``), distances (``drift``), looks (``pages.feedback``).
 
-"Now" is the moment of the newest row, not the clock: an inbox that has been quiet for a month still has a last week.
+"Now" is the moment of the newest row, not the clock: an inbox that has been quiet for a month still has a last week. A
+row whose date cannot be right does not move it (``feedback_moments`` in ``warehouse/schema.sql``).
 """
 
 from __future__ import annotations

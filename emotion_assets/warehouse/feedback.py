@@ -177,10 +177,10 @@ def current_model(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
 
 _UNSCORED = "SELECT feedback_id, text FROM feedback ANTI JOIN scored_feedback USING (feedback_id)"
 _TO_RESCORE = """
-    SELECT feedback_id, text FROM feedback
+    SELECT feedback_id, text FROM feedback JOIN feedback_moments USING (feedback_id)
     SEMI JOIN scored_feedback USING (feedback_id)
     ANTI JOIN (SELECT feedback_id FROM scored_feedback WHERE model_version = $version) USING (feedback_id)
-    WHERE coalesce(created_at, received_at) >= $since
+    WHERE moment >= $since
 """
 
 

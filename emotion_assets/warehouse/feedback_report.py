@@ -17,25 +17,29 @@ Row = dict[str, Any]
 
 
 def prepare(db: duckdb.DuckDBPyConnection) -> None:
-    """The temporary table ``scored``: each scored row's newest answer and its moment, when it was made or else when it
-    was received."""
+    """The temporary table ``scored``: each scored row's newest answer, and its moment as ``feedback_moments`` says."""
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE scored AS
         SELECT feedback_id, s.emotion, s.confidence, s.status, s.model_version,
-            coalesce(f.created_at, f.received_at) AS moment
-        FROM latest_scores s JOIN feedback f USING (feedback_id)
+            f.moment, f.is_dated
+        FROM latest_scores s JOIN feedback_moments f USING (feedback_id)
         """
     )
 
 
 def overview(db: duckdb.DuckDBPyConnection) -> Row:
-    """One row: all, answered and abstained rows, first and last moment, files, rejected and quarantined ones."""
+    """One row: all, answered and abstained rows, first and last moment, files, rejected and quarantined ones.
+
+    A row whose date cannot be right is neither first nor last, as long as there are others.
+    """
     return _rows(
         db,
         """
         SELECT count(*) AS rows, count(*) FILTER (status <> 'abstain') AS answered,
-            count(*) FILTER (status = 'truncated') AS truncated, min(moment) AS first, max(moment) AS last,
+            count(*) FILTER (status = 'truncated') AS truncated,
+            coalesce(min(moment) FILTER (is_dated), min(moment)) AS first,
+            coalesce(max(moment) FILTER (is_dated), max(moment)) AS last,
             (SELECT count(*) FROM feedback) AS accepted,
             (SELECT count(*) FROM ingested_files) AS files,
             (SELECT count(*) FROM ingested_files WHERE status = 'quarantined') AS quarantined,

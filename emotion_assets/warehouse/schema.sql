@@ -36,6 +36,18 @@ CREATE TABLE IF NOT EXISTS feedback (
     attributes    VARCHAR NOT NULL
 );
 
+-- moment: when a row counts as written. A date before 1990 or after receipt is none (0001, 1900, 1970: programs' empty
+-- dates), and the row counts when it was received. is_dated: false for such a row, a day's difference of zones apart.
+CREATE OR REPLACE VIEW feedback_moments AS
+SELECT
+    feedback_id,
+    CASE WHEN created_at >= TIMESTAMPTZ '1990-01-01 00:00:00+00' THEN least(created_at, received_at)
+         ELSE received_at END AS moment,
+    coalesce(
+        created_at >= TIMESTAMPTZ '1990-01-01 00:00:00+00' AND created_at <= received_at + INTERVAL 1 DAY, true
+    ) AS is_dated
+FROM feedback;
+
 CREATE TABLE IF NOT EXISTS feedback_rejects (
     source_sha256 VARCHAR NOT NULL,
     row_number    BIGINT NOT NULL,
@@ -44,7 +56,8 @@ CREATE TABLE IF NOT EXISTS feedback_rejects (
     raw_excerpt   VARCHAR NOT NULL
 );
 
--- One row per model version that has scored feedback. place: 1 for the first, rising; the highest is the champion.
+-- One row per model version that has scored feedback. place: 1 for the first, rising; the highest scored last. A new
+-- champion is not among them before its first scoring run.
 -- labels: the order of scored_feedback.probabilities. temperature and threshold: chosen on the validation split.
 CREATE TABLE IF NOT EXISTS scoring_models (
     model_version   VARCHAR NOT NULL,

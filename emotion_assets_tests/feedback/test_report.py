@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -82,6 +82,38 @@ def test_the_last_week_is_counted_back_from_the_newest_row_and_not_from_the_cloc
     (attribute,) = report.attributes
     assert (attribute["name"], [value["n"] for value in attribute["values"]]) == ("shop", [5, 4])
     assert {drift.verdict for drift in report.drift} == {"too few rows"}
+
+
+def test_a_date_in_the_future_moves_no_week_and_loses_no_row(workspace: Workspace) -> None:
+    days = [*["2020-03-05"] * 3, *["2020-03-16"] * 5, "2206-01-01", "0001-01-01"]
+    drop_csv(workspace, "a.csv", [{"id": str(i), "text": f"text {i}", "created_at": d} for i, d in enumerate(days)])
+    world.run_feedback(workspace)
+    report = make_report(workspace.settings, workspace.store, workspace.warehouse)
+    assert report.last_week["end"] == datetime(2020, 3, 16, tzinfo=UTC)
+    assert {(row["n_now"], row["n_before"]) for row in report.changes} == {(5, 3)}
+    assert (report.unit, report.overview["first"]) == ("day", datetime(2020, 3, 5, tzinfo=UTC))
+    assert sum(period["n"] for period in report.periods) == report.overview["rows"] == 10
+
+
+def test_among_rows_of_today_a_date_in_the_future_counts_when_it_was_received(workspace: Workspace) -> None:
+    today = datetime.now(UTC)
+    days = [*[today - timedelta(days=9)] * 3, *[today - timedelta(days=2)] * 5, datetime(2206, 1, 1, tzinfo=UTC)]
+    rows = [{"text": f"text {i}", "created_at": day.isoformat()} for i, day in enumerate(days)]
+    drop_csv(workspace, "a.csv", rows)
+    world.run_feedback(workspace)
+    report = make_report(workspace.settings, workspace.store, workspace.warehouse)
+    assert (report.unit, report.last_week["n"], report.overview["rows"]) == ("day", 5, 9)
+    assert report.drift[0].n == 9
+    assert max(period["period"] for period in report.periods) <= datetime.now(UTC).date()
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "1900-01-01T00:00:00Z", "1970-01-01", "9999-12-31T23:59:59Z"])
+def test_rows_that_all_have_an_empty_date_count_when_they_were_received(workspace: Workspace, day: str) -> None:
+    drop_csv(workspace, "a.csv", [{"id": str(i), "text": f"text {i}", "created_at": day} for i in range(4)])
+    world.run_feedback(workspace)  # the page and the exports
+    report = make_report(workspace.settings, workspace.store, workspace.warehouse)
+    assert (report.unit, report.last_week["n"], report.overview["rows"]) == ("day", 4, 4)
+    assert abs(datetime.now(UTC) - report.last_week["end"]) < timedelta(hours=1)
 
 
 def test_foreign_texts_drift_and_the_models_own_kind_of_text_does_not(make_home) -> None:
