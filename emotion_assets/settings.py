@@ -6,6 +6,7 @@ one (``profile_reader``), anything that trains, reads data or talks to Dagster.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -217,6 +218,25 @@ class TfidfSvm(Frozen):
 ModelSettings = Annotated[TransformerModel | BiGru | TfidfSvm, Field(discriminator="method")]
 
 
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_WEEKDAYS = "mon|tue|wed|thu|fri|sat|sun"
+_CRON = (
+    r"0*[1-5]?\d",
+    r"0*(1?\d|2[0-3])",
+    r"0*([1-9]|[12]\d|3[01])",
+    rf"0*([1-9]|1[0-2])|{_MONTHS}",
+    rf"0*[0-7]|{_WEEKDAYS}",
+)
+_CRON_WORDS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+_NO_SUCH_DAY = re.compile(r"\S+ \S+ 0*(3[01] 0*(2|feb) \S+|31 0*(4|6|9|11|apr|jun|sep|nov) \*)")
+
+
+def _is_cron_field(value: str, field: str) -> bool:
+    """Whether a field is a list of stars, values and ranges of them, each perhaps with a step."""
+    item = rf"(\*|({value})(-({value}))?)(/0*[1-9]\d?)?"
+    return re.fullmatch(f"{item}(,{item})*", field, re.ASCII) is not None
+
+
 class FeedbackSettings(Frozen):
     target_accuracy: Annotated[
         float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")
@@ -238,6 +258,19 @@ class FeedbackSettings(Frozen):
     max_unpacked_bytes: Annotated[
         int, Field(ge=1, description="of a Parquet file once decompressed; a larger file is quarantined")
     ] = 2_147_483_648
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_is_a_schedule(cls, value: str) -> str:
+        fields = value.lower().split()
+        fits = len(fields) == len(_CRON) and all(map(_is_cron_field, _CRON, fields))
+        if not fits and value not in _CRON_WORDS:
+            raise ValueError(
+                "not a cron schedule; give minute, hour, day, month and weekday, as in 0 * * * * for every hour"
+            )
+        if _NO_SUCH_DAY.fullmatch(" ".join(fields)):
+            raise ValueError("names a day that its month does not have; give another day or month")
+        return value
 
     @field_validator("encoding")
     @classmethod
