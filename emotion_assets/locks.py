@@ -13,6 +13,9 @@ from pathlib import Path
 from emotion_assets.settings import UserError
 
 
+WRITABLE_HOME = "let this user write there, or set EMOTION_HOME to another folder"
+
+
 class BusyError(UserError):
     """Another process holds the lock."""
 
@@ -25,9 +28,13 @@ def file_lock(path: Path, wait_seconds: float, what: str, shared: bool = False) 
 
     Raises:
         BusyError: others held it for ``wait_seconds``; ``what`` names the thing in the message.
+        UserError: the lock's file cannot be made or opened.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); {WRITABLE_HOME}") from None
     try:
         deadline = time.monotonic() + wait_seconds
         while True:

@@ -84,15 +84,15 @@ def row_counts(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 
 @contextmanager
-def room_to_write(path: Path) -> Iterator[None]:
-    """A full disk, met by DuckDB, Arrow or Python, as one line that says so.
+def room_to_write(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """A full disk, met by DuckDB, Arrow or Python (or by ``kinds`` alone), as one line that says so.
 
     Raises:
         WarehouseError: instead of the error that means a full disk, a quota or a file size limit.
     """
     try:
         yield
-    except (duckdb.Error, OSError) as error:
+    except kinds or (duckdb.Error, OSError) as error:
         if any(sign in str(error).lower() for sign in FULL):
             raise WarehouseError(
                 f"{path}: no room to write; free some disk space and run again, nothing was half-written"
@@ -116,15 +116,17 @@ class Warehouse:
             WarehouseError: the disk is full, or the file may not be opened.
             DamagedDatabaseError: the file cannot be read, or holds other rows than were committed.
         """
-        with self.exclusively(), room_to_write(self.path), self._clear_errors():
-            db, counts = self._open_checked(read_only=False)
+        with self.exclusively(), self._clear_errors(duckdb.Error):
+            with self._clear_errors():
+                db, counts = self._open_checked(read_only=False)
             try:
                 db.begin()
                 try:
                     yield db
                     failpoint("warehouse.before_commit")
                     pending = row_counts(db)
-                    self._write_manifest(counts, pending)
+                    with self._clear_errors():
+                        self._write_manifest(counts, pending)
                     failpoint("warehouse.pending_written")
                 except BaseException:
                     with suppress(duckdb.Error):  # a broken connection: the error on its way out says why
@@ -136,7 +138,8 @@ class Warehouse:
                 failpoint("warehouse.after_checkpoint")
             finally:
                 db.close()
-            self._write_manifest(pending)
+            with self._clear_errors():
+                self._write_manifest(pending)
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -145,11 +148,14 @@ class Warehouse:
         Raises:
             BusyError, WarehouseError, DamagedDatabaseError: as for ``writing``.
         """
-        if not self._readable_as_it_is():
+        with self._clear_errors():
+            ready = self._readable_as_it_is()
+        if not ready:
             with self.writing():
                 pass  # makes the file and the schema, or brings a killed writer's commit home
-        with self._lock(shared=True), room_to_write(self.path), self._clear_errors():
-            db, _ = self._open_checked(read_only=True)
+        with self._lock(shared=True), self._clear_errors(duckdb.Error):
+            with self._clear_errors():
+                db, _ = self._open_checked(read_only=True)
             try:
                 yield db
             finally:
@@ -181,17 +187,28 @@ class Warehouse:
     def manifest(self) -> Path:
         return Path(f"{self.path}.manifest.json")
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever stored here; a database that is gone leaves its counts behind."""
+        with self._clear_errors():
+            there = any(file.exists() for file in self.files)
+        return not there
+
     def _readable_as_it_is(self) -> bool:
         return self.path.is_file() and not self.wal.exists() and self._manifest().get("schema") == self.schema
 
     def _manifest(self) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-            return content
+            content: Any = json.loads(self.manifest.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise DamagedDatabaseError(f"{self.manifest}: not readable; {REBUILD}") from None
+            content = None
+        if not isinstance(content, dict) or not all(
+            isinstance(content.get(key, {}), dict) for key in ("counts", "pending")
+        ):
+            raise DamagedDatabaseError(f"{self.manifest}: not readable; {REBUILD}")
+        return content
 
     def _write_manifest(self, counts: dict[str, int], pending: dict[str, int] | None = None) -> None:
         content = {"schema": self.schema, "counts": counts} | ({"pending": pending} if pending is not None else {})
@@ -250,17 +267,23 @@ class Warehouse:
                 time.sleep(random.uniform(0.05, 0.25))
 
     @contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        """Damage and missing permissions as one line with the fix; a fault of our own SQL stays what it is."""
+    def _clear_errors(self, *kinds: type[Exception]) -> Iterator[None]:
+        """A full disk, damage and what the system refuses as one line; a fault of our own SQL stays what it is.
+
+        Round the caller's own code ``kinds`` is DuckDB's error alone: a file of the caller's is not the database.
+        """
         try:
-            yield
-        except (duckdb.Error, OSError) as error:
+            with room_to_write(self.path, *kinds):
+                yield
+        except kinds or (duckdb.Error, OSError) as error:
             message = f"{type(error).__name__}: {error}".lower()
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             if isinstance(error, duckdb.Error) and any(sign in message for sign in DAMAGE):
                 raise DamagedDatabaseError(f"{self.path}: damaged ({first}); {REBUILD}") from error
             if isinstance(error, PermissionError) or "permission denied" in message:
                 raise WarehouseError(f"{self.path}: may not be opened ({first}); give this user access") from error
+            if isinstance(error, (OSError, duckdb.IOException)):
+                raise WarehouseError(f"{self.path}: cannot be used ({first}); put that right, or {REBUILD}") from error
             raise
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import duckdb
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from emotion_assets.locks import BusyError
+from emotion_assets.settings import UserError
 from emotion_assets.warehouse.database import (
     DamagedDatabaseError,
     Warehouse,
@@ -153,9 +156,10 @@ def test_a_missing_manifest_is_made_again_and_a_broken_one_is_noticed(warehouse:
     write_row(warehouse)
     warehouse.manifest.unlink()
     assert rows(warehouse) == 1
-    warehouse.manifest.write_text("{")
-    with pytest.raises(DamagedDatabaseError, match="not readable"):
-        rows(warehouse)
+    for broken in ("{", "[]", '{"counts": 3}', '{"counts": {}, "pending": []}'):
+        warehouse.manifest.write_text(broken)
+        with pytest.raises(DamagedDatabaseError, match="not readable"):
+            rows(warehouse)
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", b"\0" * 50_000])
@@ -204,6 +208,57 @@ def test_a_new_statement_in_the_schema_reaches_an_old_database(
 def test_a_fault_of_our_own_sql_is_not_taken_for_damage(warehouse: Warehouse) -> None:
     with pytest.raises(duckdb.CatalogException), warehouse.reading() as db:
         db.execute("SELECT * FROM nothing")
+
+
+@pytest.mark.parametrize("session", ["reading", "writing"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.ENOSPC])
+def test_a_file_of_the_callers_own_is_not_blamed_on_the_database(
+    warehouse: Warehouse, session: str, number: int
+) -> None:
+    with pytest.raises(OSError) as raised, getattr(warehouse, session)():
+        raise OSError(number, os.strerror(number), "/elsewhere/scores.csv")
+    assert raised.value.filename == "/elsewhere/scores.csv"
+
+
+@pytest.mark.parametrize("session", ["reading", "writing"])
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("Could not read enough bytes from file", "damaged .* doctor --rebuild"),
+        ("Could not write: No space left on device", "no room to write"),
+        ("Could not read from file: Input/output error", "cannot be used .* doctor --rebuild"),
+    ],
+)
+def test_what_a_query_meets_in_the_file_is_one_line_about_the_database(
+    warehouse: Warehouse, session: str, message: str, said: str
+) -> None:
+    with pytest.raises(WarehouseError, match=f"{warehouse.path}: {said}"), getattr(warehouse, session)():
+        raise duckdb.IOException(message)
+
+
+def test_what_the_system_refuses_at_opening_or_commit_is_one_line(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="cannot be made .*; let this user write there, or set EMOTION_HOME"):
+        rows(Warehouse(Path("/sys/home/emotion.duckdb")))
+    folder = Warehouse(tmp_path / "folder")
+    folder.path.mkdir()
+    with pytest.raises(WarehouseError, match=f"{folder.path}: .*; put that right"):
+        rows(folder)
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("emotion_assets.warehouse.database.write_text_atomically", refuse)
+    with pytest.raises(WarehouseError, match="may not be opened .*; give this user access"):
+        write_row(warehouse)
+
+
+def test_a_database_is_new_until_something_of_it_is_there(warehouse: Warehouse) -> None:
+    assert warehouse.is_new
+    write_row(warehouse)
+    warehouse.path.unlink()
+    assert not warehouse.is_new
 
 
 def test_a_full_disk_is_told_apart_from_other_errors(tmp_path: Path) -> None:
