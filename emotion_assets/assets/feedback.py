@@ -108,6 +108,7 @@ def scored_feedback(
             "texts computed": report.computed,
             "statuses of this run": display.table([report.statuses]),
             "confidence threshold": report.threshold,
+            "earlier rows with another status by it": report.rejudged,
             "emotions": display.table(totals["emotions"]),
             "waiting for review": totals["in_review"],
             **({"churn": display.table(report.churn)} if config.rescore else {}),

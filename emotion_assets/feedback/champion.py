@@ -92,7 +92,8 @@ class Champion:
 
 
 def calibrate(settings: Settings, store: Store) -> Calibration:
-    """The calibration of the current champion.
+    """The calibration of the current champion. Its threshold is a float32 as confidences are, so that a threshold and
+    an equal confidence compare as equal wherever it is done.
 
     Raises:
         StoreError: there is no champion yet.
@@ -105,7 +106,7 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
     model, predictions = champion_predictions(settings, store, champion)
     validation = read_predictions(predictions, "validation")
     temperature = fit_temperature(validation.actual, validation.probabilities)
-    calibrated = scale(validation.probabilities, temperature)
+    calibrated = scale(validation.probabilities, temperature).astype(np.float32)
     target = settings.feedback.target_accuracy
     threshold = threshold_for_accuracy(validation.actual, calibrated, target)
     return Calibration(
@@ -133,7 +134,7 @@ def threshold_for_accuracy(actual: np.ndarray, probabilities: np.ndarray, target
     accuracy = np.cumsum(right) / np.arange(1, len(right) + 1)
     ends = np.append(np.diff(confidence[order]) != 0, True)
     reached = np.flatnonzero(ends & (accuracy >= target))
-    return float(confidence[order][reached[-1]]) if len(reached) else float(np.nextafter(1.0, 2.0))
+    return float(confidence[order][reached[-1]]) if len(reached) else float(np.nextafter(np.float32(1), np.float32(2)))
 
 
 def champion_predictions(settings: Settings, store: Store, champion: StoredFolder) -> tuple[str, StoredFolder]:

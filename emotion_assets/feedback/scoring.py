@@ -49,8 +49,9 @@ BATCH_CHARACTERS = 16_000_000
 
 @dataclass(frozen=True)
 class ScoringReport:
-    """What a scoring run did. ``computed`` texts went through the model; ``churn`` is as ``warehouse.feedback.churn``
-    gives it, empty unless history was rescored."""
+    """What a scoring run did. ``computed`` texts went through the model; ``rejudged`` rows scored before got another
+    status from a changed threshold; ``churn`` is as ``warehouse.feedback.churn`` gives it, empty unless history was
+    rescored."""
 
     model: str
     model_version: str
@@ -58,6 +59,7 @@ class ScoringReport:
     rows: int
     computed: int
     statuses: dict[str, int]
+    rejudged: int
     churn: tuple[dict[str, Any], ...]
 
 
@@ -101,6 +103,8 @@ def score_feedback(
 ) -> ScoringReport:
     """Score whatever no model has scored yet; with ``rescore`` also history that the champion has not scored.
 
+    A threshold or temperature that is another than before is applied to the champion's earlier scores first.
+
     Raises:
         UserError: no champion yet, its predictions are missing, or ``rescore`` is not understood.
         WarehouseError: the database cannot be used, or the disk is full; batches stored before stay stored.
@@ -108,7 +112,7 @@ def score_feedback(
     since = parse_rescore(rescore)
     calibration = calibrate(settings, store)
     version = calibration.folder.version
-    _record_champion(warehouse, calibration, now())
+    rejudged = _record_champion(warehouse, calibration, now())
     statuses = {"ok": 0, "abstain": 0, "truncated": 0}
     computed = stored = 0
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
@@ -138,7 +142,9 @@ def score_feedback(
     if since is not None:
         with warehouse.reading() as db:
             changed = churn(db, version)
-    return ScoringReport(calibration.model, version, calibration.threshold, stored, computed, statuses, tuple(changed))
+    return ScoringReport(
+        calibration.model, version, calibration.threshold, stored, computed, statuses, rejudged, tuple(changed)
+    )
 
 
 FILE_SCORES = pa.schema(
@@ -208,7 +214,8 @@ class _Batch:
     truncated: list[bool | None]
 
 
-def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float) -> None:
+def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float) -> int:
+    """Note the champion and how it is read, if that is new; how many earlier scores got another status by it."""
     row = {
         "model_version": calibration.folder.version,
         "model": calibration.model,
@@ -221,9 +228,10 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float)
     }
     with warehouse.reading() as db:
         current = current_model(db)
-    if current is None or any(current[key] != value for key, value in row.items()):
-        with warehouse.writing() as db:
-            record_model(db, {**row, "recorded_at": datetime.fromtimestamp(now, UTC)})
+    if current is not None and all(current[key] == value for key, value in row.items()):
+        return 0
+    with warehouse.writing() as db:
+        return record_model(db, {**row, "recorded_at": datetime.fromtimestamp(now, UTC)})
 
 
 def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:

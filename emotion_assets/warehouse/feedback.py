@@ -162,11 +162,70 @@ def _record_file(
     )
 
 
-def record_model(db: duckdb.DuckDBPyConnection, row: Mapping[str, Any]) -> None:
-    """Make a model version the one that scores feedback: its row gets the highest ``place``."""
-    db.execute("DELETE FROM scoring_models WHERE model_version = ?", [row["model_version"]])
+def record_model(db: duckdb.DuckDBPyConnection, row: Mapping[str, Any]) -> int:
+    """Make a model version the one that scores feedback: its row gets the highest ``place``. How many of its scores got
+    another status, because its threshold or temperature is another than it was."""
+    version = row["model_version"]
+    query = "SELECT temperature, threshold FROM scoring_models WHERE model_version = ?"
+    known = db.execute(query, [version]).fetchall()
+    db.execute("DELETE FROM scoring_models WHERE model_version = ?", [version])
     highest = count(db, "SELECT coalesce(max(place), 0) FROM scoring_models")
     insert(db, "scoring_models", pa.Table.from_pylist([{**row, "place": highest + 1}]))
+    if not known or known[0] == (row["temperature"], row["threshold"]):
+        return 0
+    if known[0][0] != row["temperature"]:
+        _rescale(db, version, known[0][0] / row["temperature"])
+    return _rejudge(db, version, row["threshold"])
+
+
+def _rescale(db: duckdb.DuckDBPyConnection, version: str, power: float) -> None:
+    """Read a version's stored probabilities with another temperature: as ``ml.metrics.scale``, so the order stays."""
+    db.execute(
+        """
+        UPDATE scored_feedback SET
+            probabilities = list_transform(powers, lambda p: (p / list_sum(powers))::FLOAT),
+            confidence = (list_max(powers) / list_sum(powers))::FLOAT
+        FROM (
+            SELECT feedback_id, list_transform(probabilities, lambda p: pow(p::DOUBLE, $power)) AS powers
+            FROM scored_feedback WHERE model_version = $version
+        ) raised
+        WHERE scored_feedback.feedback_id = raised.feedback_id AND model_version = $version
+        """,
+        {"version": version, "power": power},
+    )
+
+
+def _rejudge(db: duckdb.DuckDBPyConnection, version: str, threshold: float) -> int:
+    """Status of a version's scores by another threshold; how many changed. The rows that now abstain join the queue.
+
+    A queued row that is answered now stays there: its line may be out with a person, whose label must find it.
+    """
+    judged = """
+        SELECT feedback_id, CASE WHEN confidence < $threshold THEN 'abstain' WHEN truncated THEN 'truncated'
+            ELSE 'ok' END AS judgement
+        FROM scored_feedback WHERE model_version = $version AND status <> judgement
+    """
+    db.execute(f"CREATE OR REPLACE TEMP TABLE rejudged AS {judged}", {"version": version, "threshold": threshold})
+    db.execute(
+        """
+        UPDATE scored_feedback SET status = judgement FROM rejudged
+        WHERE scored_feedback.feedback_id = rejudged.feedback_id AND model_version = $version
+        """,
+        {"version": version},
+    )
+    db.execute(
+        """
+        INSERT INTO review_queue BY NAME
+        SELECT feedback_id, f.text, s.emotion, s.confidence, 'abstain' AS reason, false AS audit
+        FROM scored_feedback s JOIN rejudged USING (feedback_id) JOIN feedback f USING (feedback_id)
+        ANTI JOIN review_queue USING (feedback_id)
+        WHERE s.model_version = $version AND s.status = 'abstain' ORDER BY feedback_id
+        """,
+        {"version": version},
+    )
+    changed = count(db, "SELECT count(*) FROM rejudged")
+    db.execute("DROP TABLE rejudged")
+    return changed
 
 
 def current_model(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:

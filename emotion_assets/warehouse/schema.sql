@@ -58,7 +58,8 @@ CREATE TABLE IF NOT EXISTS feedback_rejects (
 
 -- One row per model version that has scored feedback. place: 1 for the first, rising; the highest scored last. A new
 -- champion is not among them before its first scoring run.
--- labels: the order of scored_feedback.probabilities. temperature and threshold: chosen on the validation split.
+-- labels: the order of scored_feedback.probabilities. temperature and threshold: chosen on the validation split; when
+-- they change, the version's rows of scored_feedback change with them, in one transaction.
 CREATE TABLE IF NOT EXISTS scoring_models (
     model_version   VARCHAR NOT NULL,
     model           VARCHAR NOT NULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -95,12 +96,87 @@ def test_confidence_is_calibrated_and_the_unsure_abstain_into_the_queue(workspac
 def test_the_threshold_reaches_the_stated_accuracy_on_validation_with_the_most_answers(workspace: Workspace) -> None:
     calibration = calibrate(workspace.settings, workspace.store)
     part = read_predictions(workspace.store.current(["predictions", "tfidf_svm"]), "validation")
-    probabilities = scale(part.probabilities, calibration.temperature)
+    probabilities = scale(part.probabilities, calibration.temperature).astype(np.float32)
     answered = probabilities.max(1) >= calibration.threshold
     assert part.right[answered].mean() >= calibration.target_accuracy
     assert answered.mean() == pytest.approx(calibration.coverage)
     for lower in np.unique(probabilities.max(1)[~answered]):
         assert part.right[probabilities.max(1) >= lower].mean() < calibration.target_accuracy
+
+
+def statuses(workspace: Workspace) -> dict[str, str]:
+    return {row["feedback_id"]: row["status"] for row in state(workspace)["scored_feedback"]}
+
+
+def test_another_stated_accuracy_reaches_the_rows_already_scored(make_home, tmp_path: Path) -> None:
+    strict, loose = make_home("strict", target_accuracy=0.97), make_home("loose", target_accuracy=0.5)
+    for workspace in (strict, loose):
+        world.drop_inbox(workspace)
+        take_in(workspace)
+        score(workspace)
+    fresh_strict, fresh_loose = statuses(strict), statuses(loose)
+    assert fresh_strict != fresh_loose
+    changed = Workspace(world.settings(tmp_path / "strict", target_accuracy=0.5))
+    report = score(changed)
+    differ = sum(fresh_strict[identity] != status for identity, status in fresh_loose.items())
+    assert (report.rows, report.computed, report.rejudged) == (0, 0, differ)
+    assert state(changed)["scored_feedback"] == state(loose)["scored_feedback"]
+    assert score(changed).rejudged == 0
+    assert score(strict).rejudged == differ  # and back: the newly unsure wait for a person
+    assert statuses(strict) == fresh_strict
+    unsure = {identity for identity, status in fresh_strict.items() if status == "abstain"}
+    assert unsure <= {row["feedback_id"] for row in state(strict)["review_queue"]}
+
+
+def test_rows_that_begin_to_abstain_join_the_queue_once(make_home, tmp_path: Path) -> None:
+    loose, strict = make_home("loose", target_accuracy=0.5), make_home("strict", target_accuracy=0.97)
+    for workspace in (loose, strict):
+        world.drop_inbox(workspace)
+        take_in(workspace)
+        score(workspace)
+    changed = Workspace(world.settings(tmp_path / "loose", target_accuracy=0.97))
+    score(changed)
+
+    def queued(workspace: Workspace) -> list[tuple[str, bool]]:
+        return sorted((row["feedback_id"], row["audit"]) for row in state(workspace)["review_queue"])
+
+    assert queued(changed) == queued(strict)
+
+
+def test_a_text_that_was_cut_keeps_its_mark_through_another_stated_accuracy(make_home, tmp_path: Path) -> None:
+    workspace = make_home(target_accuracy=0.01)
+    world.train_bigru_champion(workspace, max_length=8)
+    drop_csv(workspace, "a.csv", [{"text": text} for text in world.sample_texts()[:40]])
+    take_in(workspace)
+    score(workspace)
+    before = statuses(workspace)
+    assert "truncated" in before.values()
+    score(Workspace(world.settings(tmp_path / "home", target_accuracy=1.0)))
+    assert statuses(workspace) != before
+    score(workspace)
+    assert statuses(workspace) == before
+
+
+def test_another_temperature_of_the_same_model_reaches_its_scores(workspace: Workspace) -> None:
+    world.drop_inbox(workspace)
+    take_in(workspace)
+    score(workspace)
+    before = calibrate(workspace.settings, workspace.store)
+    champion = load_champion(workspace)
+    world.predict_on_part(workspace, 60)  # the champion measured on other validation rows
+    after = calibrate(workspace.settings, workspace.store)
+    assert after.folder.version == before.folder.version
+    assert abs(after.temperature - before.temperature) > 0.01
+    report = score(workspace)
+    assert (report.rows, report.computed) == (0, 0)
+    texts = {row["feedback_id"]: row["text"] for row in state(workspace)["feedback"]}
+    rows = state(workspace)["scored_feedback"]
+    champion = replace(champion, calibration=after)
+    for row, answer in zip(rows, champion.score([texts[row["feedback_id"]] for row in rows]), strict=True):
+        assert row["probabilities"] == pytest.approx(answer.probabilities, abs=1e-5)
+        assert row["confidence"] == max(row["probabilities"])
+        assert row["emotion"] == answer.emotion
+        assert (row["status"] == "abstain") == (row["confidence"] < after.threshold)
 
 
 def test_a_stated_accuracy_that_no_confidence_reaches_answers_nothing() -> None:
@@ -184,17 +260,28 @@ def test_without_a_champion_or_its_predictions_the_line_says_what_to_materialise
         score(workspace)
 
 
-def test_a_long_text_is_scored_and_marked(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emotion_assets.ml import scoring
-
-    monkeypatch.setattr(scoring._SvmScorer, "truncated", lambda self, texts: [len(text.split()) > 50 for text in texts])
-    sure = "I am so happy and delighted and full of joy, thank you, what a wonderful day " * 6
-    drop_csv(workspace, "a.csv", [{"text": sure}, {"text": "short and sweet"}])
+def test_a_long_text_is_scored_on_its_beginning_and_marked(make_home) -> None:
+    workspace = make_home(target_accuracy=0.01)
+    world.train_bigru_champion(workspace, max_length=8)
+    fits = "what a wonderful day full of joy today"
+    rows = [{"id": "fits", "text": fits}, {"id": "long", "text": f"{fits} but oh how angry that made me"}]
+    drop_csv(workspace, "a.csv", rows)
     take_in(workspace)
     score(workspace)
-    rows = {row["truncated"]: row for row in state(workspace)["scored_feedback"]}
-    assert rows[True]["status"] in ("truncated", "abstain")
-    assert rows[False]["status"] != "truncated"
+    found = {row["feedback_id"]: row for row in state(workspace)["scored_feedback"]}
+    told = {identity: (row["status"], row["truncated"]) for identity, row in found.items()}
+    assert told == {"fits": ("ok", False), "long": ("truncated", True)}
+    assert found["long"]["probabilities"] == pytest.approx(found["fits"]["probabilities"], abs=1e-6)
+
+
+def test_a_long_text_that_the_model_is_unsure_of_abstains_and_stays_marked(make_home) -> None:
+    workspace = make_home(target_accuracy=1.0)
+    world.train_bigru_champion(workspace, max_length=8)
+    drop_csv(workspace, "a.csv", [{"text": "zxq wvu " * 8}])
+    take_in(workspace)
+    score(workspace)
+    (row,) = state(workspace)["scored_feedback"]
+    assert (row["status"], row["truncated"]) == ("abstain", True)
 
 
 def test_a_file_is_scored_without_storing_anything(workspace: Workspace, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from emotion_assets.pages.feedback import write_feedback_page
 from emotion_assets.profile_reader import load_settings
 from emotion_assets.resources import Workspace
 from emotion_assets.settings import SAMPLE_DIR, Settings
+from emotion_assets.store import StoredFolder
 from emotion_assets.warehouse.database import fetch, tables
 
 TINY = Path(__file__).parent.parent / "profiles" / "tiny.yaml"
@@ -56,7 +57,6 @@ def settings(home: Path, **feedback: Any) -> Settings:
 
 def train_champion(workspace: Workspace, c: float = 1.0) -> None:
     """Train a tfidf_svm, store its predictions, and make it the champion."""
-    from emotion_assets.ml.predictions import predict
     from emotion_assets.ml.training import train_tfidf_svm
     from emotion_assets.settings import TfidfSvm
 
@@ -65,8 +65,47 @@ def train_champion(workspace: Workspace, c: float = 1.0) -> None:
     with store.writing("models") as draft:
         info = train_tfidf_svm(TfidfSvm(method="tfidf_svm", c=c), dataset, labels, 17, draft.path)
         model = draft.finish(info)
-    store.point(["baseline_models", "tfidf_svm"], "models", model)
-    store.point(["predictions", "tfidf_svm"], "predictions", predict("tfidf_svm", model, dataset, store))
+    _promote(workspace, "tfidf_svm", model)
+
+
+def train_bigru_champion(workspace: Workspace, max_length: int) -> None:
+    """The same with the smallest bigru: a champion that reads only the first ``max_length`` words of a text."""
+    from emotion_assets.ml.training import train_bigru
+    from emotion_assets.settings import BiGru, Training
+
+    store = workspace.store
+    training = Training(epochs=3, batch_size=32, learning_rate=1e-2)
+    small = BiGru(method="bigru", hidden_size=16, embedding_size=16, max_length=max_length, training=training)
+    dataset = store.current(["raw_emotion_dataset"])
+    with store.writing("models") as draft:
+        labels = workspace.settings.labels
+        info = train_bigru(small, dataset, labels, 17, draft.path, "training", lambda event: None)
+        model = draft.finish(info)
+    _promote(workspace, "bigru", model)
+
+
+def predict_on_part(workspace: Workspace, rows: int) -> None:
+    """Measure the champion again on the first validation rows only, as after a change of the dataset."""
+    from emotion_assets.ml.datasets import Dataset, describe_dataset, read_split, write_splits
+
+    store, labels = workspace.store, workspace.settings.labels
+    whole = store.current(["raw_emotion_dataset"])
+    splits = {split: read_split(whole, split) for split in ("train", "validation", "test")}
+    dataset = Dataset(splits | {"validation": splits["validation"].head(rows)}, "sample")
+    with store.writing("datasets") as draft:
+        write_splits(dataset, draft.path)
+        folder = draft.finish(describe_dataset(dataset, labels))
+    store.point(["raw_emotion_dataset"], "datasets", folder)
+    _promote(workspace, "tfidf_svm", store.current(["champion_model"]))
+
+
+def _promote(workspace: Workspace, name: str, model: StoredFolder) -> None:
+    from emotion_assets.ml.predictions import predict
+
+    store = workspace.store
+    dataset = store.current(["raw_emotion_dataset"])
+    store.point(["baseline_models", name], "models", model)
+    store.point(["predictions", name], "predictions", predict(name, model, dataset, store))
     store.point(["champion_model"], "models", model)
 
 
