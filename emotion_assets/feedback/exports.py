@@ -52,7 +52,6 @@ def export_tables(warehouse: Warehouse) -> ExportSet:
         WarehouseError: the database cannot be used, or the disk is full; the set of before stays the current one.
     """
     root = exports_folder(warehouse)
-    root.mkdir(parents=True, exist_ok=True)
     with file_lock(root / ".lock", warehouse.wait_seconds, f"{root}"), room_to_write(root):
         for leftover in root.glob(".draft-*"):
             shutil.rmtree(leftover)
@@ -91,15 +90,19 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordB
     whole after the block, or not at all.
 
     Raises:
-        UserError: another file name, a folder that does not exist, or a full disk.
+        UserError: another file name, a folder that does not exist, a place that may not be written to, or a full disk.
     """
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"{path}: not a name for an export; let it end in .parquet or .csv")
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; make it first")
     draft = path.with_name(f".{path.name}.draft")
+    with _may_be_written(path):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the name of a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent}: no such folder; make it first")
+        opened = draft.open("wb")
     try:
-        with room_to_write(path), draft.open("wb") as file:
+        with room_to_write(path), opened as file:
             if path.suffix == ".parquet":
                 writer = pq.ParquetWriter(file, schema, compression="zstd")
             else:
@@ -111,9 +114,20 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordB
 
             with writer:
                 yield write
-        draft.replace(path)
+        with _may_be_written(path):
+            draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _may_be_written(path: Path) -> Iterator[None]:
+    """What the system refuses as one line about ``path``."""
+    try:
+        with room_to_write(path):
+            yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give a file in another folder") from None
 
 
 def neutralised(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -148,6 +162,7 @@ def _publish(root: Path, draft: Path, rows: dict[str, int]) -> ExportSet:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
+    draft.chmod(0o755)  # mkdtemp closes it to every other user, and dashboards are others
     draft.rename(folder)
     failpoint("export.before_link")
     link = root / f".{CURRENT}"

@@ -126,6 +126,8 @@ def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise UserError(f"{path}: no such file; write one with `emotion-assets export --review FILE`") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as CSV UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the filled-in CSV file") from None
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

@@ -51,8 +51,6 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _caption(compared: Sequence[Mapping[str, Any]], others: int, published: bool) -> str:
-    if not compared:
-        return "no model is evaluated yet: materialise evaluation_table"
     first = compared[0]
     lines = [f"{first['dataset']}: {first['n_rows']:,} test rows, fingerprint {first['split_fingerprint'][:12]}"]
     if not published:

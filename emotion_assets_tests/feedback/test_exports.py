@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 
 from emotion_assets.feedback.exports import export_scores, export_tables, exports_folder, neutralised
 from emotion_assets.feedback.rebuild import rebuild
+from emotion_assets.feedback.review import export_review
 from emotion_assets.resources import Workspace
 from emotion_assets.settings import UserError
 from emotion_assets.warehouse.database import DamagedDatabaseError
@@ -52,6 +54,39 @@ def test_an_export_needs_a_known_ending_and_a_folder(workspace: Workspace, tmp_p
         export_scores(workspace.warehouse, tmp_path / "scores.xlsx")
     with pytest.raises(UserError, match="no such folder"):
         export_scores(workspace.warehouse, tmp_path / "nowhere" / "scores.csv")
+
+
+def test_a_place_that_may_not_be_written_to_is_named_and_not_the_database(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match=r"^.*/folder\.csv: is a folder; give the name of a file$"):
+        export_scores(workspace.warehouse, tmp_path / "folder.csv")
+    for export in (export_scores, export_review):
+        for path in (Path("/sys/x.csv"), tmp_path / f"{'x' * 300}.csv"):
+            with pytest.raises(UserError, match=rf"^{path}: cannot be written \(.*\); give a file in another folder$"):
+                export(workspace.warehouse, path)
+
+
+def test_a_set_may_be_read_by_other_users(finished: Workspace) -> None:
+    folder = (exports_folder(finished.warehouse) / "current").resolve()
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert all(file.stat().st_mode & 0o444 == 0o444 for file in folder.iterdir())
+
+
+def test_the_page_names_the_models_whose_scores_count_now(finished: Workspace) -> None:
+    first = finished.store.current(["champion_model"]).version
+    assert f"scored by tfidf_svm {first} (" in page_header(finished)
+    world.train_champion(finished, c=0.3)
+    world.run_feedback(finished, rescore="all")
+    second = finished.store.current(["champion_model"]).version
+    header = page_header(finished)
+    assert first != second
+    assert first not in header
+    assert re.search(rf"scored by tfidf_svm {second} \([\d,]+ rows\)\. Written", header)
+
+
+def page_header(workspace: Workspace) -> str:
+    page = (workspace.settings.reports / "feedback.html").read_text(encoding="utf-8")
+    return " ".join(re.sub("<[^>]*>", "", page.split('<p class="note">', 1)[1].split("</p>", 1)[0]).split())
 
 
 def test_the_current_set_has_every_table_and_old_sets_go(finished: Workspace) -> None:

@@ -134,3 +134,5 @@ def test_a_file_that_is_no_review_is_one_line(workspace: Workspace, tmp_path: Pa
         import_review(workspace.warehouse, path, LABELS)
     with pytest.raises(UserError, match="no such file"):
         import_review(workspace.warehouse, tmp_path / "none.csv", LABELS)
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); give the filled-in CSV file"):
+        import_review(workspace.warehouse, tmp_path, LABELS)
