@@ -130,10 +130,12 @@ def feedback_report(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
     from emotion_assets.feedback.exports import export_tables
+    from emotion_assets.feedback.work import showing_reviews
     from emotion_assets.pages.feedback import write_feedback_page
 
-    page = write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
-    exported = export_tables(workspace.warehouse)
+    with showing_reviews(workspace.settings, workspace.warehouse):
+        page = write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
+        exported = export_tables(workspace.warehouse)
     return dg.MaterializeResult(
         metadata={
             **display.rows(exported.rows["scores"]),

@@ -423,6 +423,16 @@ def store_labels(db: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
     return stored
 
 
+def reviews_print(db: duckdb.DuckDBPyConnection) -> str:
+    """Equal for equal labels on equal rows, whoever gave them and when."""
+    query = """
+        SELECT count(*), coalesce(bit_xor(md5_number_lower(feedback_id || ' ' || label)), 0)
+        FROM review_queue WHERE label IS NOT NULL
+    """
+    n, mixed = db.execute(query).fetchall()[0]
+    return f"{n} {mixed:x}"
+
+
 def reviewed_texts(db: duckdb.DuckDBPyConnection) -> pa.Table:
     """``text`` and newest ``label`` of the reviewed texts of which no row is in the audit sample."""
     query = """

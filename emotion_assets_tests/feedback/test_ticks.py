@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from emotion_assets.assets.feedback import feedback_assets
 from emotion_assets.automation import feedback_job, inbox_sensor, schedules
+from emotion_assets.feedback.review import export_review, import_review
+from emotion_assets.feedback.work import showing_reviews
 from emotion_assets.resources import Workspace
-from emotion_assets_tests.feedback.world import drop_csv, drop_jsonl, run_feedback, state
+from emotion_assets_tests.feedback.world import LABELS, drop_csv, drop_jsonl, run_feedback, state
 
 ROWS = [{"id": "1", "text": "What a lovely morning that was"}, {"id": "2", "text": "I am so angry about the bill"}]
 
@@ -104,6 +107,64 @@ def test_an_empty_or_unreadable_file_is_quarantined_by_one_run_and_then_rests(
     assert asked(sensor_tick(workspace)) == []
 
 
+def label(workspace: Workspace, path: Path, emotion: str) -> None:
+    """Every text of the queue as a person would label it."""
+    if not path.exists():
+        export_review(workspace.warehouse, path)
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = [line | {"label": emotion, "reviewer": "Anna"} for line in csv.DictReader(file)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    assert import_review(workspace.warehouse, path, LABELS).labelled_texts > 0
+
+
+def page(workspace: Workspace) -> str:
+    return (workspace.settings.reports / "feedback.html").read_text(encoding="utf-8")
+
+
+def test_imported_labels_are_work_for_one_tick(make_home, tmp_path: Path) -> None:
+    workspace = make_home(audit_share=1)
+    drop_csv(workspace, "a.csv", ROWS)
+    job = job_of(workspace)
+    assert job.execute_in_process().success
+    assert "No row has been reviewed yet" in page(workspace)
+    assert "nothing new" in skipped(schedule_tick(workspace))
+    for emotion in ("joy", "anger"):  # a first label, and another one in its place
+        label(workspace, tmp_path / "review.csv", emotion)
+        assert asked(sensor_tick(workspace)) == []  # the inbox has nothing
+        assert isinstance(schedule_tick(workspace), dg.RunRequest)
+        assert job.execute_in_process().success
+        assert "reviewed by a person" in page(workspace)
+        assert "nothing new" in skipped(schedule_tick(workspace))
+        label(workspace, tmp_path / "review.csv", emotion)  # the same label again
+        assert "nothing new" in skipped(schedule_tick(workspace))
+
+
+def test_labels_that_come_while_the_page_is_written_wait_for_the_next_tick(make_home, tmp_path: Path) -> None:
+    workspace = make_home(audit_share=1)
+    drop_csv(workspace, "a.csv", ROWS)
+    run_feedback(workspace)
+    with showing_reviews(workspace.settings, workspace.warehouse):
+        label(workspace, tmp_path / "review.csv", "joy")
+    assert isinstance(schedule_tick(workspace), dg.RunRequest)
+    with pytest.raises(ZeroDivisionError), showing_reviews(workspace.settings, workspace.warehouse):
+        raise ZeroDivisionError  # a page that was not written shows nothing
+    assert isinstance(schedule_tick(workspace), dg.RunRequest)
+    run_feedback(workspace)
+    assert "nothing new" in skipped(schedule_tick(workspace))
+
+
+def test_labels_without_a_champion_start_no_run_that_must_fail(make_home, tmp_path: Path) -> None:
+    workspace = make_home(audit_share=1)
+    drop_csv(workspace, "a.csv", ROWS)
+    run_feedback(workspace)
+    label(workspace, tmp_path / "review.csv", "joy")
+    (workspace.settings.store_dir / "pointers" / "champion_model.json").unlink()
+    assert "no champion_model yet" in skipped(schedule_tick(workspace))
+
+
 def test_a_damaged_database_skips_with_the_line_that_names_the_fix(workspace: Workspace) -> None:
     drop_csv(workspace, "a.csv", ROWS)
     run_feedback(workspace)
@@ -126,15 +187,19 @@ def test_the_schedule_and_the_sensor_run_by_default(workspace: Workspace) -> Non
     assert schedule.cron_schedule == workspace.settings.feedback.cron
 
 
-def test_the_job_ingests_scores_and_reports_and_a_second_run_adds_nothing(workspace: Workspace) -> None:
-    drop_csv(workspace, "a.csv", ROWS)
-    drop_jsonl(workspace, "b.jsonl", [{"text": "What a lovely morning that was"}, {"text": ""}])
+def job_of(workspace: Workspace) -> dg.JobDefinition:
     definitions = dg.Definitions(
         assets=[*feedback_assets(workspace.settings), dg.AssetSpec("champion_model")],
         jobs=[feedback_job],
         resources={"workspace": workspace},
     )
-    job = definitions.resolve_job_def("feedback_job")
+    return definitions.resolve_job_def("feedback_job")
+
+
+def test_the_job_ingests_scores_and_reports_and_a_second_run_adds_nothing(workspace: Workspace) -> None:
+    drop_csv(workspace, "a.csv", ROWS)
+    drop_jsonl(workspace, "b.jsonl", [{"text": "What a lovely morning that was"}, {"text": ""}])
+    job = job_of(workspace)
     first = job.execute_in_process()
     before = state(workspace)
     assert len(before["scored_feedback"]) == 3
@@ -151,12 +216,7 @@ def test_a_step_that_a_user_can_fix_fails_with_one_line(make_home, tmp_path: Pat
     workspace = make_home()
     (workspace.settings.store_dir / "pointers" / "champion_model.json").unlink()
     drop_csv(workspace, "a.csv", ROWS)
-    definitions = dg.Definitions(
-        assets=[*feedback_assets(workspace.settings), dg.AssetSpec("champion_model")],
-        jobs=[feedback_job],
-        resources={"workspace": workspace},
-    )
-    result = definitions.resolve_job_def("feedback_job").execute_in_process(raise_on_error=False)
+    result = job_of(workspace).execute_in_process(raise_on_error=False)
     assert not result.success
     (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
     assert failure.user_failure_data is not None

@@ -17,6 +17,7 @@ import pyarrow as pa
 from emotion_assets.feedback.exports import export_tables
 from emotion_assets.feedback.ledger import ingest
 from emotion_assets.feedback.scoring import score_feedback
+from emotion_assets.feedback.work import showing_reviews
 from emotion_assets.pages.feedback import write_feedback_page
 from emotion_assets.profile_reader import load_settings
 from emotion_assets.resources import Workspace
@@ -115,8 +116,9 @@ def run_feedback(
     """What the feedback job does, without Dagster: ingest, score, report."""
     ingest(workspace.settings.inbox, workspace.warehouse, workspace.settings.feedback, run_id, now=now)
     score_feedback(workspace.settings, workspace.store, workspace.warehouse, run_id, rescore, now=now)
-    write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
-    export_tables(workspace.warehouse)
+    with showing_reviews(workspace.settings, workspace.warehouse):
+        write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
+        export_tables(workspace.warehouse)
 
 
 def drop_csv(workspace: Workspace, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
