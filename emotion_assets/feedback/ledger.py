@@ -53,7 +53,6 @@ class FileOutcome:
     """A file that was new. ``reason`` is given for a quarantined one."""
 
     name: str
-    sha256: str
     status: str
     reason: str | None
     counts: FileCounts
@@ -106,7 +105,7 @@ def ingest(
     settled = 0
     for file in list_inbox(inbox, settings.settle_seconds, now()):
         if file.problem is not None:
-            left.append(LeftFile(file.name, file.detail or file.problem.explain))
+            left.append(LeftFile(file.name, file.detail))
             continue
         try:
             sha256 = sha256_of(file)
@@ -146,14 +145,14 @@ def _ingest_file(
             with warehouse.writing() as db:
                 if not store_quarantine(db, record, str(quarantine)):
                     return None
-            return FileOutcome(record.name, record.sha256, "quarantined", str(quarantine), FileCounts())
+            return FileOutcome(record.name, "quarantined", str(quarantine), FileCounts())
         failpoint("ingest.after_reading")
         check_unchanged(file)
         scratch.seek(0)
         with warehouse.writing() as db:
             counts = store_file(db, record, pa.ipc.open_stream(scratch))
             failpoint("ingest.stored")
-    return None if counts is None else FileOutcome(record.name, record.sha256, "ingested", None, counts)
+    return None if counts is None else FileOutcome(record.name, "ingested", None, counts)
 
 
 def _stage(rows: Iterator[Accepted | Rejected], sha256: str, scratch: IO[bytes]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from emotion_assets.feedback.inbox import Unavailable
 from emotion_assets.feedback.ledger import IngestReport, ingest
+from emotion_assets.feedback.rows import Reason
 from emotion_assets.resources import Workspace
 from emotion_assets_tests.feedback import world
 from emotion_assets_tests.feedback.world import drop_csv, drop_jsonl, state
@@ -15,6 +16,11 @@ from emotion_assets_tests.feedback.world import drop_csv, drop_jsonl, state
 
 def take_in(workspace: Workspace, run_id: str = "run") -> IngestReport:
     return ingest(workspace.settings.inbox, workspace.warehouse, workspace.settings.feedback, run_id)
+
+
+def sha256_of_the_file(workspace: Workspace) -> str:
+    (file,) = state(workspace)["ingested_files"]
+    return str(file["file_sha256"])
 
 
 @pytest.fixture
@@ -25,9 +31,9 @@ def workspace(tmp_path) -> Workspace:
 
 def test_rows_without_an_id_are_their_file_and_row(workspace: Workspace) -> None:
     drop_jsonl(workspace, "a.jsonl", [{"text": "one"}, {"text": "one"}])
-    (file,) = take_in(workspace).new
+    take_in(workspace)
     found = state(workspace)["feedback"]
-    assert [row["feedback_id"] for row in found] == [f"file:{file.sha256[:16]}:{n}" for n in (1, 2)]
+    assert [row["feedback_id"] for row in found] == [f"file:{sha256_of_the_file(workspace)[:16]}:{n}" for n in (1, 2)]
 
 
 def test_the_same_bytes_under_any_name_add_nothing(workspace: Workspace) -> None:
@@ -63,8 +69,8 @@ def test_within_a_file_the_first_text_of_an_id_stays_and_later_ones_conflict(wor
 
 def test_an_id_that_looks_like_a_derived_one_is_never_lost(workspace: Workspace) -> None:
     drop_jsonl(workspace, "a.jsonl", [{"text": "one"}])
-    (file,) = take_in(workspace).new
-    drop_jsonl(workspace, "b.jsonl", [{"text": "two", "id": f"file:{file.sha256[:16]}:1"}])
+    take_in(workspace)
+    drop_jsonl(workspace, "b.jsonl", [{"text": "two", "id": f"file:{sha256_of_the_file(workspace)[:16]}:1"}])
     (other,) = take_in(workspace).new
     assert other.counts.rejected == 1
 
@@ -97,7 +103,7 @@ def test_one_bad_file_does_not_keep_the_others_out(workspace: Workspace) -> None
     (workspace.settings.inbox / "e.zip").write_bytes(b"PK")
     report = take_in(workspace)
     assert [file.status for file in report.new] == ["ingested", "quarantined", "quarantined", "ingested"]
-    assert [left.name for left in report.left] == ["e.zip"]
+    assert [(left.name, left.why) for left in report.left] == [("e.zip", f"e.zip: {Reason.ARCHIVE.explain}")]
 
 
 def test_a_file_that_changes_while_it_is_read_waits_for_the_next_run(
