@@ -66,21 +66,19 @@ def test_two_runs_at_once_do_the_work_once(home: Path, expected: Expected) -> No
     assert faults.problems(home, expected) == []
 
 
-@pytest.mark.parametrize("limit", [2_000, 300_000, 1_500_000])
+@pytest.mark.parametrize("share", [0.001, 0.25, 0.5, 0.75, 0.95])
 def test_a_full_disk_is_one_clear_line_and_the_run_after_it_finishes(
-    home: Path, expected: Expected, limit: int
+    home: Path, finished: Path, expected: Expected, share: float
 ) -> None:
-    full = faults.run(home, file_limit=limit)
-    assert full.code in (0, REFUSED), full.error
-    if full.code == REFUSED:
-        assert "no room to write" in full.error
-        assert "\n" not in full.error
-    assert faults.run(home).code == 0
+    """No file may grow to more than a share of the finished database, so that every one of these runs must stop."""
+    whole = (finished / "emotion.duckdb").stat().st_size
+    full = faults.run(home, file_limit=int(whole * share))
+    assert full.code == REFUSED, full.error
+    assert "no room to write; free some disk space" in full.error
+    assert "\n" not in full.error
+    again = faults.run(home)
+    assert (again.code, again.error) == (0, "")
     assert faults.problems(home, expected) == []
-
-
-def test_the_smallest_limit_of_these_does_stop_a_run(home: Path) -> None:
-    assert faults.run(home, file_limit=2_000).code == REFUSED
 
 
 def test_a_read_only_inbox_is_read_and_stays_as_it_is(home: Path, expected: Expected) -> None:
