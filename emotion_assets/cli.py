@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,16 +44,39 @@ def score(
     from emotion_assets.feedback.scoring import load_champion, score_file
 
     workspace = _workspace()
+    file = _feedback_file(what)
+    if output and not file:
+        raise UserError("--output: only the scores of a file are written; leave it out, or give a file to score")
     champion = load_champion(workspace)
-    if Path(what).is_file():
-        summary = score_file(champion, Path(what), workspace.settings, output)
-        console.print(summary)
+    if file:
+        typer.echo(score_file(champion, file, workspace.settings, output))
         return
     (scored,) = champion.score([what])
     table = Table("emotion", "probability", "", title=f"{scored.emotion} ({scored.status}), model {champion.model}")
     for label, p in sorted(zip(champion.labels, scored.probabilities, strict=True), key=lambda pair: -pair[1]):
         table.add_row(label, f"{p:.3f}", "█" * round(24 * p))
     console.print(table)
+
+
+def _feedback_file(what: str) -> Path | None:
+    """The file that ``what`` names, or None where it is a line of text.
+
+    Raises:
+        UserError: it is blank, a folder, or looks like the name of a file that is not there.
+    """
+    from emotion_assets.feedback.inbox import EXTENSIONS
+
+    if not what.strip():
+        raise UserError("nothing to score; give a line of text, or the path of a feedback file")
+    path = Path(what)
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise UserError(f"{what}: is a folder; give one file of it")
+        return path
+    except OSError as error:  # a text is no name, or too long for one
+        if path.suffix.lower() in EXTENSIONS and not any(map(str.isspace, what)):
+            raise UserError(f"{what}: cannot be opened ({error.strerror}); give the path of a feedback file") from None
+    return None
 
 
 @app.command()
@@ -81,14 +105,15 @@ def doctor(
         from emotion_assets.feedback.rebuild import rebuild as restore
 
         for line in restore(workspace):
-            console.print(line)
+            typer.echo(line)
         return
     marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
     with console.status("looking"):
         findings = list(examine(workspace.settings))
     table = Table.grid(padding=(0, 2))
     for finding in findings:
-        table.add_row(marks[finding.state], Text(finding.subject, style="bold", no_wrap=True), Text(finding.detail))
+        detail = Text(finding.detail, overflow="fold")  # a long path goes on in the next line, whole
+        table.add_row(marks[finding.state], Text(finding.subject, style="bold", no_wrap=True), detail)
     console.print(table)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
@@ -107,9 +132,9 @@ def export(
         raise UserError("nothing to export; give --scores FILE or --review FILE")
     workspace = _workspace()
     if scores is not None:
-        console.print(f"{export_scores(workspace.warehouse, scores)} rows written to {scores}")
+        typer.echo(f"{export_scores(workspace.warehouse, scores)} rows written to {scores}")
     if review is not None:
-        console.print(f"{export_review(workspace.warehouse, review)} rows written to {review}")
+        typer.echo(f"{export_review(workspace.warehouse, review)} rows written to {review}")
 
 
 @app.command(name="import")
@@ -118,8 +143,7 @@ def import_(review: Annotated[Path, typer.Option(help="the file with the column 
     from emotion_assets.feedback.review import import_review
 
     workspace = _workspace()
-    outcome = import_review(workspace.warehouse, review, workspace.settings.labels)
-    console.print(outcome)
+    typer.echo(import_review(workspace.warehouse, review, workspace.settings.labels))
 
 
 if __name__ == "__main__":

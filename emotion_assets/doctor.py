@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from emotion_assets.locks import WRITABLE_HOME
 from emotion_assets.settings import FolderSource, HubSource, Settings, UserError
 
 State = Literal["ok", "note", "missing"]
@@ -81,17 +82,23 @@ def _checkpoints(settings: Settings) -> Iterator[Finding]:
 
 
 def _home(settings: Settings) -> Iterator[Finding]:
-    from emotion_assets.warehouse.database import Warehouse
+    from emotion_assets.warehouse.database import Warehouse, tables
 
-    settings.home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(settings.home).free / 2**30
-    yield Finding("EMOTION_HOME", "ok" if free > 1 else "missing", f"{settings.home}, {free:.0f} GiB free")
-    if not settings.database.exists():
-        yield Finding("database", "note", f"{settings.database} is not there yet; `make demo` makes it")
-        return
     try:
-        with Warehouse(settings.database).reading() as db:
-            (tables,) = db.execute("SELECT count(*) FROM duckdb_tables()").fetchall()[0]
-        yield Finding("database", "ok", f"{settings.database}, {tables} tables")
+        settings.home.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(settings.home).free / 2**30
+    except OSError as error:
+        detail = f"{settings.home}: cannot be used ({error.strerror}); {WRITABLE_HOME}"
+        yield Finding("EMOTION_HOME", "missing", detail)
+        return
+    yield Finding("EMOTION_HOME", "ok" if free > 1 else "missing", f"{settings.home}, {free:.0f} GiB free")
+    warehouse = Warehouse(settings.database)
+    try:
+        if warehouse.is_new:
+            yield Finding("database", "note", f"{warehouse.path} is not there yet; `make demo` makes it")
+            return
+        with warehouse.reading() as db:
+            names = tables(db)
+        yield Finding("database", "ok", f"{warehouse.path}, {len(names)} tables")
     except UserError as error:
         yield Finding("database", "missing", str(error))
