@@ -42,8 +42,10 @@ class Work:
 def look_for_work(
     settings: Settings, store: Store, warehouse: Warehouse, now: float, hashes: Mapping[str, str]
 ) -> Work:
-    """New files in the inbox, rows without a score, labels that the page does not show. ``hashes`` is what an earlier look returned; a file of the
-    same name, size, times and inode is not read again to know its hash.
+    """New files in the inbox, rows without a score, labels that the page does not show.
+
+    ``hashes`` is what an earlier look returned; a file of the same name, size, times and inode is not read again to
+    know its hash.
 
     Raises:
         UserError: the database cannot be read, or a run keeps it for longer than a tick should wait.
