@@ -12,7 +12,6 @@ from pathlib import Path
 
 from emotion_assets.settings import UserError
 
-
 WRITABLE_HOME = "let this user write there, or set EMOTION_HOME to another folder"
 
 

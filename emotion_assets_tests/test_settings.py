@@ -90,8 +90,24 @@ def test_what_would_have_no_effect_is_refused(tmp_path: Path, key: str, before: 
 
 @pytest.mark.parametrize(
     "cron",
-    ["every hour", "", "@reboot", "60 * * * *", "0 24 * * *", "0 0 0 * *", "0 0 * 13 *", "*/0 * * * *", "0 0 30 2 *"]
-    + ["0 0 * *", "0 0 * * * 0", "1,,2 * * * *", "5- * * * *", "0 0 * 0mon *", "0 0 31 feb *", "H * * * *"],
+    [
+        "every hour",
+        "",
+        "@reboot",
+        "60 * * * *",
+        "0 24 * * *",
+        "0 0 0 * *",
+        "0 0 * 13 *",
+        "*/0 * * * *",
+        "0 0 30 2 *",
+        "0 0 * *",
+        "0 0 * * * 0",
+        "1,,2 * * * *",
+        "5- * * * *",
+        "0 0 * 0mon *",
+        "0 0 31 feb *",
+        "H * * * *",
+    ],
 )
 def test_a_schedule_that_dagster_cannot_read_is_refused_when_the_profile_is(tmp_path: Path, cron: str) -> None:
     from dagster._utils.schedules import is_valid_cron_string
@@ -103,8 +119,23 @@ def test_a_schedule_that_dagster_cannot_read_is_refused_when_the_profile_is(tmp_
 
 @pytest.mark.parametrize(
     "cron",
-    ["0 * * * *", "*/15 8-18 * * mon-fri", "5/10 * * * *", "0 22-2 * * *", "0 0 29 2 *", "00 007 1,15 JAN,jul-9 7"]
-    + ["@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually", "@midnight", "0 0 31 4 mon", "0  0\t* * *"],
+    [
+        "0 * * * *",
+        "*/15 8-18 * * mon-fri",
+        "5/10 * * * *",
+        "0 22-2 * * *",
+        "0 0 29 2 *",
+        "00 007 1,15 JAN,jul-9 7",
+        "@hourly",
+        "@daily",
+        "@weekly",
+        "@monthly",
+        "@yearly",
+        "@annually",
+        "@midnight",
+        "0 0 31 4 mon",
+        "0  0\t* * *",
+    ],
 )
 def test_a_schedule_that_dagster_can_read_is_taken_as_it_is(cron: str) -> None:
     from dagster._utils.schedules import is_valid_cron_string

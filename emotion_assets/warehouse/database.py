@@ -40,6 +40,9 @@ CONFIG: dict[str, Any] = {
 REBUILD = "run `emotion-assets doctor --rebuild`"
 DAMAGE = ("corrupt", "checksum", "not a valid duckdb", "could not read enough bytes", "serialization", "internal error")
 FULL = ("no space left", "file too large", "disk quota", "out of disk")
+Kinds = tuple[type[Exception], ...]
+OF_DUCKDB: Kinds = (duckdb.Error,)
+ANY: Kinds = (duckdb.Error, OSError)
 
 
 class WarehouseError(UserError):
@@ -84,15 +87,15 @@ def row_counts(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 
 @contextmanager
-def room_to_write(path: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """A full disk, met by DuckDB, Arrow or Python (or by ``kinds`` alone), as one line that says so.
+def room_to_write(path: Path, kinds: Kinds = ANY) -> Iterator[None]:
+    """A full disk, met by DuckDB, Arrow or Python (or ``kinds`` of errors alone), as one line that says so.
 
     Raises:
         WarehouseError: instead of the error that means a full disk, a quota or a file size limit.
     """
     try:
         yield
-    except kinds or (duckdb.Error, OSError) as error:
+    except kinds as error:
         if any(sign in str(error).lower() for sign in FULL):
             raise WarehouseError(
                 f"{path}: no room to write; free some disk space and run again, nothing was half-written"
@@ -116,7 +119,7 @@ class Warehouse:
             WarehouseError: the disk is full, or the file may not be opened.
             DamagedDatabaseError: the file cannot be read, or holds other rows than were committed.
         """
-        with self.exclusively(), self._clear_errors(duckdb.Error):
+        with self.exclusively(), self._clear_errors(OF_DUCKDB):
             with self._clear_errors():
                 db, counts = self._open_checked(read_only=False)
             try:
@@ -153,7 +156,7 @@ class Warehouse:
         if not ready:
             with self.writing():
                 pass  # makes the file and the schema, or brings a killed writer's commit home
-        with self._lock(shared=True), self._clear_errors(duckdb.Error):
+        with self._lock(shared=True), self._clear_errors(OF_DUCKDB):
             with self._clear_errors():
                 db, _ = self._open_checked(read_only=True)
             try:
@@ -267,15 +270,15 @@ class Warehouse:
                 time.sleep(random.uniform(0.05, 0.25))
 
     @contextmanager
-    def _clear_errors(self, *kinds: type[Exception]) -> Iterator[None]:
+    def _clear_errors(self, kinds: Kinds = ANY) -> Iterator[None]:
         """A full disk, damage and what the system refuses as one line; a fault of our own SQL stays what it is.
 
-        Round the caller's own code ``kinds`` is DuckDB's error alone: a file of the caller's is not the database.
+        Round the caller's own code ``kinds`` are DuckDB's errors alone: a file of the caller's is not the database.
         """
         try:
-            with room_to_write(self.path, *kinds):
+            with room_to_write(self.path, kinds):
                 yield
-        except kinds or (duckdb.Error, OSError) as error:
+        except kinds as error:
             message = f"{type(error).__name__}: {error}".lower()
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             if isinstance(error, duckdb.Error) and any(sign in message for sign in DAMAGE):

@@ -239,7 +239,7 @@ def test_what_a_query_meets_in_the_file_is_one_line_about_the_database(
 def test_what_the_system_refuses_at_opening_or_commit_is_one_line(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="cannot be made .*; let this user write there, or set EMOTION_HOME"):
+    with pytest.raises(UserError, match=r"cannot be made .*; let this user write there, or set EMOTION_HOME"):
         rows(Warehouse(Path("/sys/home/emotion.duckdb")))
     folder = Warehouse(tmp_path / "folder")
     folder.path.mkdir()
@@ -250,7 +250,7 @@ def test_what_the_system_refuses_at_opening_or_commit_is_one_line(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr("emotion_assets.warehouse.database.write_text_atomically", refuse)
-    with pytest.raises(WarehouseError, match="may not be opened .*; give this user access"):
+    with pytest.raises(WarehouseError, match=r"may not be opened .*; give this user access"):
         write_row(warehouse)
 
 
