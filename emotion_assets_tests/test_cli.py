@@ -89,6 +89,8 @@ def test_the_way_of_feedback_through_the_commands_and_back_after_a_loss(finished
     scores, everything, review = (str(folder / f"{name}[b].csv") for name in ("scores", "everything", "review"))
     database = finished.home / "emotion.duckdb"
 
+    answer = ask("score", "I am so glad that it came " * 40)  # too long for the name of a file
+    assert all(label in answer for label in LABELS)
     scored = ask("score", str(PROJECT / "data/sample/feedback/web_form_2026_11.csv"), "--output", scores)
     assert scored.splitlines() == [scored]
     rows = len(_lines(scores))
