@@ -130,5 +130,5 @@ def test_changing_one_model_changes_the_code_version_of_that_model_alone(tmp_pat
         return {spec.key.to_user_string(): spec.code_version for spec in defs.resolve_all_asset_specs()}
 
     before = versions()
-    after = versions(models={"llama3_lora_model": {"lora": {"rank": 4}}})
+    after = versions(models={"llama3_lora_model": {"lora": {"rank": 16}}})
     assert {key for key in before if before[key] != after[key]} == {"llama3_lora_model"}
