@@ -84,7 +84,7 @@ def print_divided_words(splits: Mapping[str, pd.DataFrame]) -> None:
         wrong = sum(guess != label for guess, label in guesses)
         print(
             f"{split}: {len(guesses)} of {len(rows)} rows hold one, {wrong} of these another label than its commoner"
-            f" one: {1 - wrong / len(rows):.3f} at best"
+            f" one: {1 - wrong / len(rows):.3f} with all else right"
         )
 
 

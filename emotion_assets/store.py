@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,8 +95,9 @@ class Store:
         parent = self.root / kind
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob(".draft-*"):  # of a process that was killed
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # a run beside this one may have just finished it
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(left)
         draft = _Draft(Path(tempfile.mkdtemp(dir=parent, prefix=".draft-")), parent)
         try:
             yield draft
@@ -200,7 +201,7 @@ class _Draft:
             try:  # it was there, or another run has been quicker
                 return Store(self.parent.parent).open(self.parent.name, digest)
             except StoreError:
-                shutil.rmtree(final, ignore_errors=True)
+                shutil.rmtree(final)
 
 
 def _fsync(path: Path) -> None:

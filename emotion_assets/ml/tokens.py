@@ -152,7 +152,9 @@ def write_tokens(
             "length_median": int(np.median(lengths)),
             "length_p95": int(np.percentile(lengths, 95)),
             "length_max": int(lengths.max()),
-            "truncated": sum(are_truncated(tokenizer, texts, max_length, instruction)),
+            "truncated": int((lengths > max_length).sum())
+            if instruction is None
+            else sum(are_truncated(tokenizer, texts, max_length, instruction)),
             "unknown_share": sum(row.count(unknown) for row in ids) / tokens if unknown is not None else 0.0,
         }
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
