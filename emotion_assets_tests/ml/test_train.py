@@ -89,6 +89,17 @@ def test_a_job_fills_the_target_and_the_scorer_reads_it(tmp_path: Path, objectiv
     assert measured["curve"]["rows_per_forward"] == 10
 
 
+def test_a_model_is_scored_in_the_precision_and_with_the_attention_it_was_trained_with(tmp_path: Path) -> None:
+    store, base, tokens = stored_case(tmp_path)
+    with store.writing("models") as draft:
+        job = _job(tmp_path, base, tokens, draft.path, epochs=1, attention="eager")
+        job.settings["training"]["precision"] = "bf16"
+        model = draft.finish(run_job(job, lambda line: None))
+    scorer: Any = load_scorer(model, store)
+    assert scorer._model.backend.name == "eager"
+    assert next(scorer._model.backbone.get_base_model().parameters()).dtype == torch.bfloat16
+
+
 def test_a_job_survives_its_json_form() -> None:
     job = TrainingJob("bigru", "b", {"x": 1}, ["a"], 1, {"dataset": {"path": "p", "digest": "d"}}, "t", "c")
     assert TrainingJob.from_json(job.to_json()) == job
