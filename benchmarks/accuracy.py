@@ -22,14 +22,15 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from emotion_assets.ml.bigru import words
-from emotion_assets.ml.datasets import describe_dataset, load_dataset, read_splits, write_splits
-from emotion_assets.ml.predictions import predict, read_predictions
-from emotion_assets.ml.tokens import make_tokenizer, write_tokens
-from emotion_assets.ml.train import Kind, TrainingJob, run_job, stored_input
-from emotion_assets.profile_reader import load_settings
-from emotion_assets.settings import PretrainedHere, Settings, TransformerModel, UserError
-from emotion_assets.store import Store, StoredFolder
+from emotion_assets.dataset.splits import describe_dataset, load_dataset, read_splits, write_splits
+from emotion_assets.evaluation.predictions import predict, read_predictions
+from emotion_assets.jobs.process import Kind, TrainingJob, run_job, stored_input
+from emotion_assets.models.bigru import words
+from emotion_assets.models.transformer.tokens import make_tokenizer, write_tokens
+from emotion_assets.profiles.reader import load_settings
+from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.schema import PretrainedHere, Settings, TransformerModel
+from emotion_assets.storage.store import Store, StoredFolder
 
 OFTEN, DECIDES, DIVIDED = 50, 0.8, 0.3  # rows of a word; share of its two commonest labels; share of the second
 
@@ -126,7 +127,7 @@ class Bench:
         return {**scores, "base": base_seconds, "train": trained.info["train_seconds"]}
 
     def _base(self, name: str, seed: int) -> StoredFolder:
-        from emotion_assets.ml.bases import resolve_checkpoint
+        from emotion_assets.models.bases import resolve_checkpoint
 
         base = self.settings.bases[name]
         if isinstance(base.source, PretrainedHere):

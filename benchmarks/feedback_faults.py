@@ -17,8 +17,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from emotion_assets_tests.feedback import faults, world
-from emotion_assets_tests.feedback.faults import KILLED, REFUSED, Ended
+from emotion_assets_tests.worlds import faults
+from emotion_assets_tests.worlds import feedback as world
+from emotion_assets_tests.worlds.faults import KILLED, REFUSED, Ended
 
 
 class Tally:

@@ -24,13 +24,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emotion_assets.feedback.exports import export_tables
-from emotion_assets.feedback.ledger import ingest
-from emotion_assets.feedback.scoring import load_champion, score_feedback
-from emotion_assets.pages.feedback import write_feedback_page
-from emotion_assets.resources import Workspace
-from emotion_assets.warehouse.database import row_counts
-from emotion_assets_tests.feedback.world import make_workspace, sample_texts
+from emotion_assets.ingest.ledger import ingest
+from emotion_assets.reports.feedback_page import write_feedback_page
+from emotion_assets.scoring.score import load_champion, score_feedback
+from emotion_assets.storage.exports import export_tables
+from emotion_assets.storage.warehouse.database import row_counts
+from emotion_assets.storage.workspace import Workspace
+from emotion_assets_tests.worlds.feedback import make_workspace, sample_texts
 
 FILES = 40
 

@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
-from emotion_assets.ml.attention import NAME, choose_backend, register
-from emotion_assets.ml.classifier import Classifier, Shape
-from emotion_assets.ml.fitting import fit
-from emotion_assets.ml.lora import add_adapters, speed_up
-from emotion_assets.ml.memory import Sizes, rows_per_forward
-from emotion_assets.ml.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
-from emotion_assets.settings import Lora, Training
+from emotion_assets.models.transformer.attention import NAME, choose_backend, register
+from emotion_assets.models.transformer.classifier import Classifier, Shape
+from emotion_assets.models.transformer.lora import add_adapters, speed_up
+from emotion_assets.models.transformer.memory import Sizes, rows_per_forward
+from emotion_assets.settings.schema import Lora, Training
+from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
+from emotion_assets.training.trainer import fit
 
 ROWS, EPOCHS, PER_STEP = 16_000, 3, 20
 PROMPT_HEAD, PROMPT_TAIL, ANSWER = 18, 5, 3  # Llama-3's chat form round a text, and a label word with its end of turn

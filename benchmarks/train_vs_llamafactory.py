@@ -30,11 +30,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from emotion_assets.ml.datasets import load_dataset
-from emotion_assets.ml.tokens import write_tokens
-from emotion_assets.ml.train import TrainingJob, stored_input
-from emotion_assets.settings import DatasetSettings, Lora, Training, TransformerModel
-from emotion_assets.store import Store
+from emotion_assets.dataset.splits import load_dataset
+from emotion_assets.jobs.process import TrainingJob, stored_input
+from emotion_assets.models.transformer.tokens import write_tokens
+from emotion_assets.settings.schema import DatasetSettings, Lora, Training, TransformerModel
+from emotion_assets.storage.store import Store
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 INSTRUCTION = "Do emotion classification for data in the following text."
@@ -155,7 +155,7 @@ class Case:
                 result=str(here / "result.json"),
             )
             (here / "job.json").write_text(job.to_json(), encoding="utf-8")
-            usage = _run([sys.executable, "-m", "emotion_assets.ml.train", str(here / "job.json")], here)
+            usage = _run([sys.executable, "-m", "emotion_assets.jobs.process", str(here / "job.json")], here)
             result = json.loads((here / "result.json").read_text(encoding="utf-8"))
         return Measured(result["curve"]["rows_per_second"], *usage)
 

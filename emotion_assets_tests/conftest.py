@@ -1,4 +1,4 @@
-"""Shared by all tests: small datasets written to a temporary folder, and profiles that train in seconds."""
+"""Shared by all tests: small datasets, profiles that train in seconds, and a home with a trained champion."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from emotion_assets.storage.workspace import Workspace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -99,3 +103,31 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Terminal, subprocess
     for file in (PROJECT / "data" / "sample" / "feedback").iterdir():
         shutil.copy2(file, terminal.home / "inbox")
     return terminal, terminal.materialise()
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from emotion_assets_tests.worlds import feedback as world
+
+    home = tmp_path_factory.mktemp("trained") / "home"
+    world.make_workspace(home)
+    return home
+
+
+@pytest.fixture
+def make_home(trained_home: Path, tmp_path: Path) -> Callable[..., Workspace]:
+    """A fresh home with a champion; keyword arguments override feedback settings."""
+    from emotion_assets.storage.workspace import Workspace
+    from emotion_assets_tests.worlds import feedback as world
+
+    def make(name: str = "home", **feedback: Any) -> Workspace:
+        home = tmp_path / name
+        shutil.copytree(trained_home, home)
+        return Workspace(world.settings(home, **feedback))
+
+    return make
+
+
+@pytest.fixture
+def workspace(make_home: Callable[..., Workspace]) -> Workspace:
+    return make_home()

@@ -1,1 +1,1 @@
-"""The evaluation of models: figures into tables, the choice of a champion. It knows nothing of Dagster."""
+"""How good the models are: metrics, predictions, the comparison, and which one becomes champion."""

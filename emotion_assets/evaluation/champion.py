@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from emotion_assets.evaluation.figures import Circumstances, EvaluationRows, evaluate_model
-from emotion_assets.keys import CHAMPION, CHAMPION_PREDICTIONS, RAW_DATASET, model_key, predictions_key
-from emotion_assets.ml.champion import Candidate, Decision, champion_before, decide
-from emotion_assets.ml.predictions import predict
-from emotion_assets.settings import Settings, UserError
-from emotion_assets.store import Store, StoredFolder, fingerprint
-from emotion_assets.warehouse.database import Warehouse
-from emotion_assets.warehouse.evaluation import (
+from emotion_assets.evaluation.predictions import predict
+from emotion_assets.evaluation.promotion import Candidate, Decision, champion_before, decide
+from emotion_assets.evaluation.rows import Circumstances, EvaluationRows, evaluate_model
+from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, RAW_DATASET, model_key, predictions_key
+from emotion_assets.storage.store import Store, StoredFolder, fingerprint
+from emotion_assets.storage.warehouse.database import Warehouse
+from emotion_assets.storage.warehouse.evaluation import (
     add_decision,
     add_evaluations,
     champion_decisions,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from emotion_assets.dataset.splits import read_split
 from emotion_assets.evaluation.champion import CHAMPION_PREDICTIONS, ChampionError
-from emotion_assets.ml.datasets import read_split
-from emotion_assets.ml.predictions import read_predictions
-from emotion_assets.store import StoredFolder
-from emotion_assets_tests.evaluation.conftest import World
+from emotion_assets.evaluation.predictions import read_predictions
+from emotion_assets.storage.store import StoredFolder
+from emotion_assets_tests.worlds.evaluated import World
 
 
 def decisions(world: World) -> list[tuple[str, str, bool, str | None]]:
@@ -210,8 +210,8 @@ def test_a_decision_made_in_the_meantime_is_not_overruled(promoted: World, monke
 
 
 def test_a_rebuild_restores_decisions_and_tells_what_no_export_had(promoted: World) -> None:
-    from emotion_assets.feedback.exports import export_tables
-    from emotion_assets.feedback.rebuild import rebuild
+    from emotion_assets.cli.rebuild import rebuild
+    from emotion_assets.storage.exports import export_tables
 
     tables = ("evaluation", "evaluation_by_class", "confusion", "model_comparison", "champion_decisions")
     export_tables(promoted.workspace.warehouse)

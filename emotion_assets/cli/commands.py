@@ -1,0 +1,146 @@
+"""``emotion-assets``: the library for a terminal. Each command calls one function of it and prints the result."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from emotion_assets.profiles.reader import load_settings
+from emotion_assets.settings.errors import UserError
+from emotion_assets.storage.workspace import Workspace
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+
+
+def main() -> None:
+    """Run a command; what a user can fix ends as one line on standard error with exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _workspace() -> Workspace:
+    return Workspace(load_settings())
+
+
+@app.command()
+def score(
+    what: Annotated[str, typer.Argument(help="a line of text, or the path of a feedback file (CSV, JSONL, Parquet)")],
+    output: Annotated[Path | None, typer.Option(help="write a file's scores here (.csv or .parquet)")] = None,
+) -> None:
+    """Classify a line of text or a file of feedback with the champion. Nothing is stored."""
+    from emotion_assets.scoring.score import load_champion, score_file
+
+    workspace = _workspace()
+    file = _feedback_file(what)
+    if output and not file:
+        raise UserError("--output: only the scores of a file are written; leave it out, or give a file to score")
+    champion = load_champion(workspace)
+    if file:
+        typer.echo(score_file(champion, file, workspace.settings, output))
+        return
+    (scored,) = champion.score([what])
+    table = Table("emotion", "probability", "", title=f"{scored.emotion} ({scored.status}), model {champion.model}")
+    for label, p in sorted(zip(champion.labels, scored.probabilities, strict=True), key=lambda pair: -pair[1]):
+        table.add_row(label, f"{p:.3f}", "█" * round(24 * p))
+    console.print(table)
+
+
+def _feedback_file(what: str) -> Path | None:
+    """The file that ``what`` names, or None where it is a line of text.
+
+    Raises:
+        UserError: it is blank, a folder, or looks like the name of a file that is not there.
+    """
+    from emotion_assets.ingest.inbox import EXTENSIONS
+
+    if not what.strip():
+        raise UserError("nothing to score; give a line of text, or the path of a feedback file")
+    path = Path(what)
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise UserError(f"{what}: is a folder; give one file of it")
+        return path
+    except OSError as error:  # a text is no name, or too long for one
+        if path.suffix.lower() in EXTENSIONS and not any(map(str.isspace, what)):
+            raise UserError(f"{what}: cannot be opened ({error.strerror}); give the path of a feedback file") from None
+    return None
+
+
+@app.command()
+def leaderboard() -> None:
+    """Print the leaderboard: each model's newest version on the test split, best first."""
+    from emotion_assets.cli.tables import leaderboard_table
+    from emotion_assets.storage.warehouse.evaluation import read_leaderboard
+
+    workspace = _workspace()
+    with workspace.warehouse.reading() as db:
+        rows = read_leaderboard(db)
+    if not rows:
+        raise UserError(f"{workspace.settings.database}: holds no evaluation yet; materialise evaluation_table first")
+    console.print(leaderboard_table(rows))
+
+
+@app.command()
+def doctor(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="restore the database from exports and inbox")] = False,
+) -> None:
+    """Say what this machine can run with the profile, and why not; exit with 1 when something is missing."""
+    from emotion_assets.cli.doctor import examine
+
+    workspace = _workspace()
+    if rebuild:
+        from emotion_assets.cli.rebuild import rebuild as restore
+
+        for line in restore(workspace):
+            typer.echo(line)
+        return
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
+    with console.status("looking"):
+        findings = list(examine(workspace.settings))
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        detail = Text(finding.detail, overflow="fold")  # a long path goes on in the next line, whole
+        table.add_row(marks[finding.state], Text(finding.subject, style="bold", no_wrap=True), detail)
+    console.print(table)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    scores: Annotated[Path | None, typer.Option(help="write the champion's scores here (.csv or .parquet)")] = None,
+    review: Annotated[Path | None, typer.Option(help="write the rows that wait for a person here (.csv)")] = None,
+) -> None:
+    """Write the champion's scores, or the review queue, to a file."""
+    from emotion_assets.review.queue import export_review
+    from emotion_assets.storage.exports import export_scores
+
+    if scores is None and review is None:
+        raise UserError("nothing to export; give --scores FILE or --review FILE")
+    workspace = _workspace()
+    if scores is not None:
+        typer.echo(f"{export_scores(workspace.warehouse, scores)} rows written to {scores}")
+    if review is not None:
+        typer.echo(f"{export_review(workspace.warehouse, review)} rows written to {review}")
+
+
+@app.command(name="import")
+def import_(review: Annotated[Path, typer.Option(help="the file with the column label filled in")]) -> None:
+    """Bring reviewed labels back; a row with a label that is not the profile's is named and left out."""
+    from emotion_assets.review.queue import import_review
+
+    workspace = _workspace()
+    typer.echo(import_review(workspace.warehouse, review, workspace.settings.labels))

@@ -1,0 +1,1 @@
+"""Labelled text: reading the splits, class balance, and what is wrong with a dataset."""

@@ -1,0 +1,1 @@
+"""All that imports Dagster: the assets, checks, automation, and launching a training."""

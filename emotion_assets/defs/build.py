@@ -1,0 +1,59 @@
+"""Build the code location: settings in, Dagster definitions out. Assembly only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.defs.automation import feedback_job, schedules, sensors
+from emotion_assets.defs.checks import asset_checks
+from emotion_assets.defs.console import console_logger
+from emotion_assets.defs.dataset import dataset_assets
+from emotion_assets.defs.evaluation import evaluation_assets
+from emotion_assets.defs.feedback import feedback_assets
+from emotion_assets.defs.models import model_assets
+from emotion_assets.profiles.reader import load_settings
+from emotion_assets.storage.workspace import Workspace
+
+
+def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The definitions of the profile that the environment names, with some of its keys overridden.
+
+    Raises:
+        SettingsError: the profile or an override cannot be used.
+    """
+    settings = load_settings(overrides=overrides)
+    _share_cores(settings.parallel_steps)
+    return dg.Definitions(
+        assets=[
+            *dataset_assets(settings),
+            *model_assets(settings),
+            *evaluation_assets(settings),
+            *feedback_assets(settings),
+        ],
+        asset_checks=asset_checks(settings),
+        schedules=schedules(settings),
+        sensors=sensors(settings),
+        jobs=[feedback_job],
+        resources={"workspace": Workspace(settings)},
+        executor=_executor(settings.parallel_steps),
+        loggers={"console": console_logger},
+    )
+
+
+def _share_cores(parallel_steps: int) -> None:
+    """Numeric libraries take every core each unless told; steps side by side would then slow each other many times."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel_steps)))
+
+
+def _executor(parallel_steps: int) -> dg.ExecutorDefinition:
+    """Steps in processes forked from one that has the imports behind it, a few side by side."""
+    return dg.multiprocess_executor.configured(
+        {
+            "max_concurrent": parallel_steps,
+            "start_method": {"forkserver": {"preload_modules": ["emotion_assets.defs.build"]}},
+        }
+    )

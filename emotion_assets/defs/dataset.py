@@ -1,0 +1,190 @@
+"""Group ``dataset``: the raw splits, what is known about them, and their token ids."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from emotion_assets.defs import metadata as display
+from emotion_assets.defs.automation import follow_inputs
+from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.resources import STARTS_FIRST, WAREHOUSE_POOL
+from emotion_assets.settings.schema import Settings, TransformerModel
+from emotion_assets.storage.keys import BALANCE, RAW_DATASET, tokens_key
+from emotion_assets.storage.store import StoredFolder, fingerprint
+from emotion_assets.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from emotion_assets.dataset.balance import BalanceReport
+
+GROUP, OWNER = "dataset", "team:data"
+CODE = "1"
+
+
+def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    return [raw_emotion_dataset, class_balance_report, *(_tokenised_splits(settings, n) for n in settings.tokenizers)]
+
+
+@dg.asset(
+    key=RAW_DATASET,
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "parquet"},
+    code_version="1",
+    description="The labelled texts as train, validation and test in Parquet; the data version is a content hash.",
+)
+@plain_errors
+def raw_emotion_dataset(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> dg.MaterializeResult[None]:
+    from emotion_assets.dataset.splits import add_training_rows, describe_dataset, load_dataset, write_splits
+    from emotion_assets.review.queue import reviewed_rows
+
+    settings = workspace.settings
+    dataset = load_dataset(settings.dataset, settings.labels, settings.seed)
+    if settings.dataset.join_reviewed:
+        dataset = add_training_rows(dataset, reviewed_rows(workspace.warehouse, settings.labels))
+    with workspace.store.writing("datasets") as draft:
+        write_splits(dataset, draft.path)
+        folder = draft.finish(describe_dataset(dataset, settings.labels))
+    workspace.publish(RAW_DATASET, "datasets", folder)
+    for note in dataset.notes:
+        context.log.info(note)
+    examples = dataset.splits["train"].groupby("label", sort=False).head(1).to_dict("records")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(folder.digest),
+        metadata={
+            **display.rows(sum(folder.info["rows"].values())),
+            **display.columns({"text": "string", "label": "string"}),
+            "splits": display.table(
+                [
+                    {"split": split, "rows": n, "fingerprint": folder.info["fingerprints"][split][:12]}
+                    for split, n in folder.info["rows"].items()
+                ]
+            ),
+            "one text of each label": display.table([{"label": r["label"], "text": r["text"]} for r in examples]),
+            "dataset": dataset.name,
+            "notes": "; ".join(dataset.notes) or "none",
+            "path": dg.MetadataValue.path(folder.path),
+        },
+    )
+
+
+@dg.asset(
+    deps=[RAW_DATASET],
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "duckdb"},
+    code_version="1",
+    pool=WAREHOUSE_POOL,
+    automation_condition=follow_inputs(),
+    description="Counts and shares per split and class, imbalance, shift, duplicates, conflicting and doubtful labels.",
+)
+@plain_errors
+def class_balance_report(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> dg.MaterializeResult[None]:
+    from emotion_assets.dataset.balance import balance_report
+    from emotion_assets.dataset.splits import read_splits
+    from emotion_assets.storage.warehouse.dataset import write_class_balance
+
+    folder = workspace.store.current(RAW_DATASET)
+    report = balance_report(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
+    with workspace.store.writing("balance_reports") as draft:
+        draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+        stored = draft.finish({"dataset": folder.digest})
+    with workspace.warehouse.writing() as db:
+        write_class_balance(db, report.counts)
+    workspace.publish(BALANCE, "balance_reports", stored)
+    for remark in report.remarks():
+        context.log.info(remark)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(stored.digest),
+        metadata={
+            **display.rows(len(report.counts)),
+            **display.columns({"split": "string", "emotion": "string", "n": "bigint", "share": "double"}),
+            **_balance_metadata(report),
+        },
+    )
+
+
+def _balance_metadata(report: "BalanceReport") -> dict[str, Any]:
+    shares = {
+        split.split: {s.emotion: s.share for s in report.shares if s.split == split.split} for split in report.splits
+    }
+    return {
+        "shares": display.bars(shares, "Share of each emotion", "share of the split's rows"),
+        "rows": display.table(report.counts),
+        "imbalance ratio": report.imbalance_ratio,
+        "defects": display.table([split.model_dump(exclude={"lengths"}) for split in report.splits]),
+        "shared between splits": display.table([overlap.model_dump() for overlap in report.overlaps]),
+        "shift of shares against train": display.table([shift.model_dump() for shift in report.shifts]),
+        "likely label errors": display.table([{"split": s, "rows": n} for s, n in report.likely_label_errors.items()]),
+        "most doubtful labels": display.table(
+            [
+                error.model_dump(include={"split", "row", "text", "label", "suggested"})
+                for error in report.label_errors[:8]
+            ]
+        ),
+    }
+
+
+def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
+    tokenizer = settings.tokenizers[name]
+    prompted = any(
+        isinstance(model, TransformerModel)
+        and model.objective == "instruction"
+        and settings.bases[model.base].tokenizer == name
+        for model in settings.models.values()
+    )
+
+    @dg.asset(
+        key=tokens_key(name),
+        deps=[RAW_DATASET],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "parquet", "huggingface"},
+        code_version=fingerprint(CODE, tokenizer.model_dump(mode="json"), settings.instruction if prompted else None)[
+            :12
+        ],
+        op_tags=STARTS_FIRST,
+        automation_condition=follow_inputs(),
+        description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
+    )
+    @plain_errors
+    def tokenised_splits(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        folder = _tokens(workspace, name, settings.instruction if prompted else None)
+        statistics = folder.info["splits"]
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(folder.digest),
+            metadata={
+                **display.rows(sum(part["rows"] for part in statistics.values())),
+                **display.columns({"input_ids": "list<int32>", "label": "int16", "length": "int32"}),
+                "lengths in tokens": display.table([{"split": split, **part} for split, part in statistics.items()]),
+                "vocabulary": folder.info["vocab_size"],
+                "max length": tokenizer.max_length,
+                "path": dg.MetadataValue.path(folder.path),
+            },
+        )
+
+    return tokenised_splits
+
+
+def _tokens(workspace: Workspace, name: str, instruction: str | None) -> StoredFolder:
+    """The token folder of a family: recalled for a dataset seen before, since WordPiece training is not repeatable."""
+    from emotion_assets.dataset.splits import read_splits
+    from emotion_assets.models.transformer.tokens import make_tokenizer, write_tokens
+
+    settings, store = workspace.settings, workspace.store
+    dataset, tokenizer = store.current(RAW_DATASET), settings.tokenizers[name]
+    recipe = fingerprint(CODE, tokenizer.model_dump(mode="json"), settings.labels, instruction, dataset.digest)
+    folder = store.recall(recipe)
+    if folder is None:
+        splits = read_splits(dataset)
+        with store.writing("tokens") as draft:
+            made = make_tokenizer(tokenizer, splits["train"]["text"].tolist(), name)
+            statistics = write_tokens(draft.path, made, splits, settings.labels, tokenizer.max_length, instruction)
+            folder = draft.finish({"splits": statistics, "vocab_size": len(made)})
+    workspace.publish(tokens_key(name), "tokens", folder, recipe)
+    return folder

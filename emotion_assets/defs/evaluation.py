@@ -1,0 +1,237 @@
+"""Group ``evaluation``: predictions of every model, the evaluation tables with their page, and the champion."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.defs import metadata as display
+from emotion_assets.defs.automation import follow_inputs
+from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.resources import WAREHOUSE_POOL
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.keys import BALANCE, CHAMPION, EVALUATION, RAW_DATASET, model_key, predictions_key
+from emotion_assets.storage.store import StoredFolder, fingerprint
+from emotion_assets.storage.workspace import Workspace
+
+GROUP, OWNER = "evaluation", "team:ml"
+
+
+def evaluation_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    return [*(_predictions(name) for name in settings.models), _evaluation_table(settings), _champion_model(settings)]
+
+
+def _predictions(name: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=predictions_key(name),
+        deps=[model_key(name), RAW_DATASET],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "parquet"},
+        code_version="1",
+        automation_condition=follow_inputs(),
+        description=f"Class probabilities of {name} for every row of validation and test.",
+    )
+    @plain_errors
+    def predictions(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.evaluation.predictions import predict
+
+        store = workspace.store
+        folder = predict(name, store.current(model_key(name)), store.current(RAW_DATASET), store)
+        workspace.publish(predictions_key(name), "predictions", folder)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(folder.digest),
+            metadata={
+                **display.rows(sum(folder.info["rows"].values())),
+                **display.columns({"label": "int16", "probabilities": "list<float32>"}),
+                "accuracy": display.table(split_accuracies(folder)),
+                "texts per second": folder.info["texts_per_second"],
+                "model version": folder.info["model_digest"][:12],
+                "path": dg.MetadataValue.path(folder.path),
+            },
+        )
+
+    return predictions
+
+
+def split_accuracies(predictions: StoredFolder) -> list[dict[str, Any]]:
+    from emotion_assets.evaluation.predictions import SCORED_SPLITS, read_predictions
+
+    right = {split: read_predictions(predictions, split).right for split in SCORED_SPLITS}
+    return [{"split": split, "rows": len(r), "accuracy": float(r.mean())} for split, r in right.items()]
+
+
+def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=EVALUATION,
+        deps=[*(predictions_key(name) for name in settings.models), BALANCE],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "duckdb"},
+        code_version="1",
+        pool=WAREHOUSE_POOL,
+        automation_condition=follow_any_predictions(),
+        description=(
+            "Every model on the same rows: accuracy, F1, calibration, confusion, cost and paired differences, with 95% "
+            "intervals, in DuckDB and as a page."
+        ),
+    )
+    @plain_errors
+    def evaluation_table(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.evaluation.evaluate import evaluate_all
+        from emotion_assets.reports.evaluation_page import write_evaluation_page
+
+        outcome = evaluate_all(workspace.settings, workspace.store, workspace.warehouse, context.run.run_id, _now())
+        for name, why in outcome.missing.items():
+            context.log.warning(f"{name} is not evaluated: {why}")
+        page = write_evaluation_page(workspace.settings, workspace.store, workspace.warehouse)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(fingerprint(outcome.keys)),
+            metadata={
+                **evaluation_metadata(workspace),
+                "new evaluations": outcome.added,
+                "not evaluated": dg.MetadataValue.json(outcome.missing),
+                "page": dg.MetadataValue.url(page.as_uri()),
+                "path": dg.MetadataValue.path(page),
+            },
+        )
+
+    return evaluation_table
+
+
+def follow_any_predictions() -> dg.AutomationCondition[dg.AssetKey]:
+    """As ``follow_inputs``, but a model that was never trained here does not keep the others from being compared."""
+    some_predictions = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing()).allow(
+        dg.AssetSelection.groups(GROUP)
+    )
+    rule: Any = follow_inputs()  # "without" is of conditions joined by "and", a class that dagster does not export
+    followed: dg.AutomationCondition[dg.AssetKey] = rule.without(~dg.AutomationCondition.any_deps_missing())
+    return followed & some_predictions
+
+
+def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
+    """The leaderboard, and the confusion of the model that leads it."""
+    from emotion_assets.defs.plots import accuracy_intervals, confusion_plot
+    from emotion_assets.storage.warehouse.evaluation import (
+        confusion_on,
+        known_evaluations,
+        read_leaderboard,
+        table_schema,
+    )
+
+    with workspace.warehouse.reading() as db:
+        board = [row for row in read_leaderboard(db) if row["comparable"]]
+        best = board[0]
+        confusion = [
+            row
+            for row in confusion_on(db, "test", best["split_fingerprint"])
+            if (row["model"], row["model_version"]) == (best["model"], best["model_version"])
+        ]
+        rows, schema = len(known_evaluations(db)), table_schema(db, "evaluation")
+    return {
+        **display.rows(rows),
+        **display.columns(schema),
+        "leaderboard": display.table(short_leaderboard(board)),
+        "accuracy": accuracy_intervals(board),
+        "confusion of the best": confusion_plot(confusion, f"{best['model']} on test"),
+    }
+
+
+def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": row["model"],
+            "version": row["model_version"],
+            "accuracy": row["accuracy"],
+            "95% interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
+            "macro F1": row["macro_f1"],
+            "calibration error": row["ece"],
+            "parameters": row["total_parameters"],
+            "texts/s": row["texts_per_second"],
+            "dataset": row["dataset"],
+        }
+        for row in rows
+    ]
+
+
+class ChampionConfig(dg.Config):
+    """All off: the rule decides. A pin or a rollback holds until ``unpin``."""
+
+    pin: str = ""
+    """A model of the profile, or a model version that was evaluated: it becomes the champion."""
+    rollback: bool = False
+    """The champion before the present one becomes the champion again."""
+    unpin: bool = False
+    """Let the rule decide again."""
+
+
+def _champion_model(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=CHAMPION,
+        deps=[EVALUATION],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "duckdb"},
+        code_version=fingerprint("1", settings.evaluation.model_dump())[:12],
+        pool=WAREHOUSE_POOL,
+        automation_condition=follow_inputs(),
+        description=(
+            "The model version that scores feedback, chosen on validation, and why. Run config: pin (a model or "
+            "version), rollback, unpin."
+        ),
+    )
+    @plain_errors
+    def champion_model(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.evaluation.champion import Wish, choose_champion
+        from emotion_assets.reports.evaluation_page import write_evaluation_page
+        from emotion_assets.storage.exports import export_tables
+
+        wish = Wish(config.pin, config.rollback, config.unpin)
+        settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
+        choice = choose_champion(settings, store, warehouse, wish, context.run.run_id, _now())
+        write_evaluation_page(settings, store, warehouse)
+        if choice.decision["run_id"] == context.run.run_id:
+            export_tables(warehouse)  # what a rebuild of the database could not find elsewhere
+        context.log.info(f"{choice.decision['action']}: {choice.decision['reason']}")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(choice.model.digest), metadata=decision_metadata(choice.decision, workspace)
+        )
+
+    return champion_model
+
+
+def decision_metadata(decision: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
+    from emotion_assets.storage.warehouse.evaluation import champion_decisions, table_schema
+
+    with workspace.warehouse.reading() as db:
+        rows, schema = len(champion_decisions(db)), table_schema(db, "champion_decisions")
+    numbers = [
+        {key: entry[key] for key in ("model", "model_version", "accuracy", "difference", "qualifies", "why")}
+        for entry in json.loads(decision["numbers"])
+    ]
+    return {
+        **display.rows(rows),
+        **display.columns(schema),
+        "champion": decision["model"],
+        "version": decision["model_version"],
+        "action": decision["action"],
+        "pinned": decision["pinned"],
+        "reason": decision["reason"],
+        "predecessor": f"{decision['predecessor_model']} {decision['predecessor_version']}"
+        if decision["predecessor_model"]
+        else "none",
+        "decided at": decision["decided_at"].isoformat(),
+        "candidates on validation": display.table(numbers),
+    }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,151 @@
+"""Group ``feedback``: what customers wrote, how they feel, and the page and exports that say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.defs import metadata as display
+from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.resources import WAREHOUSE_POOL
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.keys import CHAMPION
+from emotion_assets.storage.workspace import Workspace
+
+GROUP, OWNER = "feedback", "team:data"
+
+
+def feedback_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    return [feedback, scored_feedback, feedback_report]
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "duckdb"},
+    code_version="1",
+    pool=WAREHOUSE_POOL,
+    description="The accepted rows of every file ever dropped in the inbox, each once; files and rejects beside them.",
+)
+@plain_errors
+def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+    from emotion_assets.ingest.ledger import ingest
+    from emotion_assets.storage.warehouse.feedback import feedback_totals
+
+    settings = workspace.settings
+    report = ingest(settings.inbox, workspace.warehouse, settings.feedback, context.run.run_id, context.log.info)
+    for file in report.left:
+        context.log.warning(f"left alone: {file.why}")
+    with workspace.warehouse.reading() as db:
+        totals = feedback_totals(db)
+    return dg.MaterializeResult(
+        metadata={
+            **display.rows(totals["rows"]),
+            **display.columns(totals["columns"]),
+            "new files": display.table(
+                [
+                    {
+                        "file": file.name,
+                        "status": file.status,
+                        "read": file.counts.read,
+                        "accepted": file.counts.accepted,
+                        "duplicate": file.counts.duplicate,
+                        "rejected": file.counts.rejected,
+                        "reason": file.reason or "",
+                    }
+                    for file in report.new
+                ]
+            ),
+            "new rows": report.rows_accepted,
+            "files known before": report.known,
+            "files left alone": display.table([{"file": file.name, "why": file.why} for file in report.left]),
+            "rejects by reason": display.table(totals["rejects"]),
+            "newest rows": display.table(totals["newest"]),
+            "inbox": dg.MetadataValue.path(settings.inbox),
+        },
+    )
+
+
+class ScoringConfig(dg.Config):
+    """Off: each row is scored once, by the champion of its time."""
+
+    rescore: str = ""
+    """``all``, or ``since 2026-01-31``: score history again with the champion of now, keep the old scores."""
+
+
+@dg.asset(
+    deps=[feedback, CHAMPION],
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "duckdb"},
+    code_version="1",
+    pool=WAREHOUSE_POOL,
+    description="One score per feedback row and model version; unsure rows abstain and wait in review_queue.",
+)
+@plain_errors
+def scored_feedback(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ScoringConfig
+) -> dg.MaterializeResult[None]:
+    from emotion_assets.scoring.score import score_feedback
+    from emotion_assets.storage.warehouse.feedback import score_totals
+
+    report = score_feedback(
+        workspace.settings,
+        workspace.store,
+        workspace.warehouse,
+        context.run.run_id,
+        config.rescore,
+        lambda done, total: context.log.info(f"{done} of {total} rows scored"),
+    )
+    with workspace.warehouse.reading() as db:
+        totals = score_totals(db)
+    return dg.MaterializeResult(
+        metadata={
+            **display.rows(totals["rows"]),
+            **display.columns(totals["columns"]),
+            "model": f"{report.model} {report.model_version}",
+            "newly scored rows": report.rows,
+            "texts computed": report.computed,
+            "statuses of this run": display.table([report.statuses]),
+            "confidence threshold": report.threshold,
+            "earlier rows with another status by it": report.rejudged,
+            "emotions": display.table(totals["emotions"]),
+            "waiting for review": totals["in_review"],
+            **({"churn": display.table(report.churn)} if config.rescore else {}),
+        },
+    )
+
+
+@dg.asset(
+    deps=[scored_feedback],
+    group_name=GROUP,
+    owners=[OWNER],
+    kinds={"python", "parquet"},
+    code_version="1",
+    pool=WAREHOUSE_POOL,
+    description="How customers feel and since when: a page for people, Parquet and CSV for dashboards.",
+)
+@plain_errors
+def feedback_report(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> dg.MaterializeResult[None]:
+    from emotion_assets.reports.feedback_page import write_feedback_page
+    from emotion_assets.reports.pending import showing_reviews
+    from emotion_assets.storage.exports import export_tables
+
+    with showing_reviews(workspace.settings, workspace.warehouse):
+        page = write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
+        exported = export_tables(workspace.warehouse)
+    return dg.MaterializeResult(
+        metadata={
+            **display.rows(exported.rows["scores"]),
+            "page": dg.MetadataValue.url(page.as_uri()),
+            "exports": dg.MetadataValue.path(exported.folder.parent / "current"),
+            "exported rows": display.table(_as_records(exported.rows)),
+        },
+    )
+
+
+def _as_records(rows: dict[str, int]) -> list[dict[str, Any]]:
+    return [{"table": name, "rows": n} for name, n in rows.items()]

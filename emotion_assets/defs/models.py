@@ -1,0 +1,181 @@
+"""Group ``models``: base checkpoints, the LoRA-tuned Llama and the baselines. Training runs in a process of its own."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from emotion_assets.defs import metadata as display
+from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.launch import run_training
+from emotion_assets.defs.resources import STARTS_FIRST, TRAINING_POOL
+from emotion_assets.jobs.process import CODE, Kind, TrainingJob, stored_input
+from emotion_assets.settings.schema import BiGru, PretrainedHere, Settings, TransformerModel
+from emotion_assets.storage.keys import RAW_DATASET, base_key, model_key, tokens_key
+from emotion_assets.storage.locks import file_lock
+from emotion_assets.storage.store import StoredFolder, fingerprint
+from emotion_assets.storage.workspace import Workspace
+
+GROUP, OWNER = "models", "team:ml"
+LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
+
+
+def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    bases = [_base_model(settings, name) for name in settings.bases]
+    return [*bases, *(_model(settings, name) for name in settings.models)]
+
+
+def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
+    base = settings.bases[name]
+    made_here = isinstance(base.source, PretrainedHere)
+    tokens = tokens_key(base.tokenizer)
+
+    @dg.asset(
+        key=base_key(name),
+        deps=[tokens] if made_here else [],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"pytorch", "huggingface"},
+        code_version=fingerprint(CODE, settings.seed, base.model_dump(mode="json"))[:12],
+        pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
+        op_tags=STARTS_FIRST if _carries_adapters(settings, name) else None,
+        description=(
+            f"The {base.source.build.model_type} checkpoint pre-trained here on the training texts."
+            if isinstance(base.source, PretrainedHere)
+            else "The base checkpoint as a local folder, every file hashed."
+        ),
+    )
+    @plain_errors
+    def base_model(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        if made_here:
+            inputs = {"tokens": workspace.store.current(tokens, verify=False)}  # the training process verifies
+            folder = _trained(context, workspace, base_key(name), "base_models", "pretrain", base.source, inputs)
+        else:
+            folder = _resolved(workspace, name)
+        return _result(folder, {"pre-training": folder.info.get("curve")})
+
+    return base_model
+
+
+def _carries_adapters(settings: Settings, base: str) -> bool:
+    return any(
+        isinstance(m, TransformerModel) and m.method == "lora" and m.base == base for m in settings.models.values()
+    )
+
+
+def _resolved(workspace: Workspace, name: str) -> StoredFolder:
+    """A base from the Hub or from a folder, stored."""
+    from emotion_assets.models.bases import resolve_checkpoint
+    from emotion_assets.models.requirements import require_checkpoint
+
+    require_checkpoint(workspace.settings, name)
+    trained = {
+        key: model
+        for key, model in workspace.settings.models.items()
+        if isinstance(model, TransformerModel) and model.base == name
+    }
+    with workspace.store.writing("base_models") as draft:
+        info = resolve_checkpoint(workspace.settings.bases[name], name, draft.path, trained)
+        folder = draft.finish(info)
+    workspace.publish(base_key(name), "base_models", folder)
+    return folder
+
+
+def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
+    model = settings.models[name]
+    if isinstance(model, TransformerModel):
+        family = settings.bases[model.base].tokenizer
+        sources = {"base": base_key(model.base), "tokens": tokens_key(family)}
+        kind: Kind = "transformer"
+    else:
+        sources, kind = {"dataset": RAW_DATASET}, model.method
+
+    @dg.asset(
+        key=model_key(name),
+        deps=list(sources.values()),
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"pytorch", "huggingface"}
+        if kind == "transformer"
+        else {"pytorch" if kind == "bigru" else "scikitlearn"},
+        code_version=fingerprint(CODE, settings.seed, model.model_dump(mode="json"))[:12],
+        pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
+        op_tags=STARTS_FIRST if model.method == "lora" else None,
+        description=_description(model),
+    )
+    @plain_errors
+    def trained_model(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        inputs = {part: workspace.store.current(key, verify=False) for part, key in sources.items()}
+        folder = _trained(context, workspace, model_key(name), "models", kind, model, inputs)
+        return _result(folder, {"training": folder.info.get("curve")})
+
+    return trained_model
+
+
+def _trained(
+    context: dg.AssetExecutionContext,
+    workspace: Workspace,
+    key: Sequence[str],
+    store_kind: str,
+    job_kind: Kind,
+    part: Any,
+    inputs: Mapping[str, StoredFolder],
+) -> StoredFolder:
+    """The folder that this training gives: recalled when the very same work was done before, else trained now."""
+    settings = workspace.settings
+    checkpoints = workspace.checkpoints / "__".join(key)
+    job = TrainingJob(
+        kind=job_kind,
+        name=key[-1],
+        settings=part.model_dump(mode="json"),
+        labels=list(settings.labels),
+        seed=settings.seed,
+        inputs={name: stored_input(folder) for name, folder in inputs.items()},
+        target="",
+        checkpoints=str(checkpoints),
+    )
+    with file_lock(checkpoints.with_suffix(".lock"), LONGEST_TRAINING, f"the training of {key[-1]}"):
+        if (known := workspace.store.recall(job.recipe)) is not None:
+            context.log.info(
+                f"the same training on the same inputs is in the store as {known.version}; taken from there"
+            )
+            workspace.publish(key, store_kind, known)
+            return known
+        with workspace.store.writing(store_kind) as draft:
+            measured = run_training(context, dataclasses.replace(job, target=str(draft.path)))
+            folder = draft.finish(measured)
+        workspace.publish(key, store_kind, folder, job.recipe)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return folder
+
+
+def _description(model: Any) -> str:
+    if isinstance(model, TransformerModel):
+        how = f"LoRA adapters (rank {model.lora.rank})" if model.method == "lora" else "all weights"
+        read = "the label words" if model.objective == "instruction" else f"a {model.pooling}-pooled head"
+        return f"{model.base} fine-tuned through {how}, read by {read}."
+    return str(type(model).__doc__) if isinstance(model, BiGru) else "TF-IDF with a linear support vector machine."
+
+
+def _result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult[None]:
+    info = folder.info
+    plots = {
+        name: display.curve(curve["steps"], curve["losses"], curve["validation_accuracy"], name)
+        for name, curve in curves.items()
+        if curve and curve["steps"]
+    }
+    figures = {
+        key.replace("_mb", " (MB)").replace("_", " "): round(value, 4) if isinstance(value, float) else value
+        for key, value in info.items()
+        if isinstance(value, (int, float, str)) and not key.startswith("base_digest")
+    }
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(folder.digest),
+        metadata={**plots, **figures, "version": folder.version, "path": dg.MetadataValue.path(folder.path)},
+    )

@@ -1,0 +1,59 @@
+"""Bring the evaluation tables up to date: what has its row stays untouched, what has none is computed and added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from emotion_assets.evaluation.rows import (
+    Circumstances,
+    EvaluationRows,
+    compare_models,
+    current_predictions,
+    evaluate_model,
+    evaluation_keys,
+)
+from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.keys import RAW_DATASET
+from emotion_assets.storage.store import Store
+from emotion_assets.storage.warehouse.database import Warehouse
+from emotion_assets.storage.warehouse.evaluation import EvaluationKey, add_evaluations, known_evaluations, mark_current
+
+
+class NothingToEvaluateError(UserError):
+    """No model of the profile has predictions on the current dataset."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``keys`` are the rows that count now, ``added`` how many of them are new, ``missing`` says why for a model."""
+
+    keys: list[EvaluationKey]
+    added: int
+    missing: dict[str, str]
+
+
+def evaluate_all(settings: Settings, store: Store, warehouse: Warehouse, run_id: str, now: datetime) -> Outcome:
+    """Evaluate every model that has predictions on the current dataset.
+
+    Raises:
+        NothingToEvaluateError: no model has.
+    """
+    dataset = store.current(RAW_DATASET)
+    predictions, missing = current_predictions(settings, store, dataset)
+    if not predictions:
+        raise NothingToEvaluateError(f"no model can be evaluated: {next(iter(missing.values()))}")
+    circumstances = Circumstances(settings.profile, dataset, run_id, now)
+    keys = evaluation_keys(predictions, circumstances)
+    with warehouse.reading() as db:
+        known = known_evaluations(db)
+    rows = EvaluationRows(comparisons=compare_models(predictions, circumstances))
+    for name, folder in predictions.items():
+        if not known.issuperset(evaluation_keys({name: folder}, circumstances)):
+            model = store.open("models", folder.info["model_digest"], verify=False)
+            evaluate_model(name, settings.models[name], folder, model, circumstances, rows)
+    with warehouse.writing() as db:
+        add_evaluations(db, **vars(rows))
+        mark_current(db, keys, now)
+    return Outcome(keys, len(set(keys) - known), missing)

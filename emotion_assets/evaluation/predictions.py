@@ -1,0 +1,97 @@
+"""Class probabilities of a stored model for the rows of a stored dataset, kept so that no row is scored twice.
+
+Does not belong here: what the probabilities are worth (``metrics``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emotion_assets.dataset.splits import read_split
+from emotion_assets.settings.errors import DataError
+from emotion_assets.storage.store import Store, StoredFolder, fingerprint
+
+SCORED_SPLITS = ("validation", "test")
+CODE = "2"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One split, in dataset row order: ``actual`` ``[rows]`` int and ``probabilities`` ``[rows, labels]`` float32."""
+
+    labels: tuple[str, ...]
+    actual: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """``[rows]`` bool: whether the most probable label is the actual one."""
+        return self.probabilities.argmax(1) == self.actual
+
+
+def predict(name: str, model: StoredFolder, dataset: StoredFolder, store: Store) -> StoredFolder:
+    """The predictions folder of a model: recalled when this model scored this dataset before, else scored now.
+
+    Raises:
+        DataError: the model does not know the dataset's labels, or gave probabilities that are not finite.
+        StoreError: the base checkpoint that the model needs is not in the store any more.
+    """
+    recipe = fingerprint("predictions", CODE, model.digest, dataset.digest)
+    if (known := store.recall(recipe)) is not None:
+        return known
+    from emotion_assets.models.scorer import load_scorer
+
+    scorer = load_scorer(model, store)
+    labels: list[str] = dataset.info["labels"]
+    if sorted(scorer.labels) != sorted(labels):
+        raise DataError(
+            f"{name} {model.version}: knows the labels {', '.join(scorer.labels)}, the dataset has "
+            f"{', '.join(labels)}; train the model on this dataset"
+        )
+    order = [scorer.labels.index(label) for label in labels]
+    frames = {split: read_split(dataset, split) for split in SCORED_SPLITS}
+    scorer.score(frames["validation"]["text"].tolist()[:8])  # the first call pays for lazy set-up; it is not measured
+    seconds, rows = 0.0, 0
+    with store.writing("predictions") as draft:
+        for split, frame in frames.items():
+            started = time.perf_counter()
+            probabilities = scorer.score(frame["text"].tolist())[:, order]
+            seconds, rows = seconds + time.perf_counter() - started, rows + len(frame)
+            if not np.isfinite(probabilities).all():
+                raise DataError(f"{name} {model.version}: probabilities are not finite on {split}; train it again")
+            columns = {
+                "label": pa.array(frame["label"].map(labels.index), pa.int16()),
+                "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
+            }
+            pq.write_table(pa.table(columns), draft.file(f"{split}.parquet"))
+        about = {
+            "labels": labels,
+            "model_name": name,
+            "model_digest": model.digest,
+            "dataset_digest": dataset.digest,
+        }
+        # As a file it is part of the digest: equal probabilities of another model or dataset are another folder.
+        draft.file("about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        folder = draft.finish(
+            {
+                **about,
+                "texts_per_second": rows / seconds,
+                "rows": {split: len(frame) for split, frame in frames.items()},
+            }
+        )
+    store.remember(recipe, "predictions", folder)
+    return folder
+
+
+def read_predictions(folder: StoredFolder, split: str) -> Predictions:
+    table = pq.read_table(folder.file(f"{split}.parquet"))
+    labels = tuple(folder.info["labels"])
+    flat = table.column("probabilities").combine_chunks().flatten().to_numpy()
+    actual = table.column("label").to_numpy().astype(np.int64)
+    return Predictions(labels, actual, flat.reshape(len(actual), len(labels)))

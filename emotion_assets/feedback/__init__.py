@@ -1,1 +1,0 @@
-"""Customers' feedback files: strict readers, the ledger, scoring, review and exports. No Dagster in here."""

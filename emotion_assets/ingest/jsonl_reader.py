@@ -1,0 +1,101 @@
+"""Strict JSONL: one JSON object (RFC 8259) per line.
+
+Belongs here: what JSON allows and Python's parser does not refuse by itself: keys named twice, NaN, infinite numbers,
+half surrogates, nesting without end. Does not belong here: the meaning of text, id and created_at (``rows``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from emotion_assets.ingest.lines import Line
+from emotion_assets.ingest.rows import (
+    MAX_DEPTH,
+    Accepted,
+    Reason,
+    Rejected,
+    RowProblem,
+    accept,
+    check_characters,
+    check_sizes,
+)
+from emotion_assets.settings.schema import FeedbackSettings
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+
+
+def jsonl_rows(lines: Iterator[Line], settings: FeedbackSettings) -> Iterator[Accepted | Rejected]:
+    """One row per line that is not blank; ``row_number`` is the line."""
+    for number, content, _ in lines:
+        if not content or content.isspace():
+            continue
+        try:
+            yield accept(number, _object(content, settings))
+        except RowProblem as problem:
+            yield problem.at(number, content)
+
+
+def _object(content: bytes, settings: FeedbackSettings) -> dict[str, Any]:
+    if len(content) > settings.max_row_bytes:
+        raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {settings.max_row_bytes}")
+    if b"\0" in content:
+        raise RowProblem(Reason.NUL)
+    if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _depth(content) > MAX_DEPTH:
+        raise RowProblem(Reason.TOO_DEEP, f"nested more than {MAX_DEPTH} levels deep")
+    try:
+        values = _DECODER.decode(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RowProblem(
+            Reason.BAD_ENCODING, f"byte 0x{content[error.start]:02x} at position {error.start + 1} is no character"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise RowProblem(Reason.INVALID_JSON, f"{error.msg} at position {error.pos + 1}") from None
+    except ValueError:
+        raise RowProblem(Reason.INVALID_JSON, "a number with thousands of digits") from None
+    if not isinstance(values, dict):
+        raise RowProblem(Reason.NOT_AN_OBJECT, f"a {type(values).__name__}, not an object with a text")
+    if len(values) > settings.max_columns:
+        raise RowProblem(Reason.TOO_MANY_COLUMNS, f"{len(values)} keys, max_columns is {settings.max_columns}")
+    if b"\\u" in content:
+        check_characters(values)
+    if len(content) > settings.max_field_bytes:
+        check_sizes(values, settings.max_field_bytes)
+    return values
+
+
+def _depth(content: bytes) -> int:
+    deepest = depth = 0
+    for byte in _STRING.sub(b"", content):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise RowProblem(Reason.DUPLICATE_KEY, f"the key {repeated[:40]!a} is given twice")
+    return values
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise RowProblem(Reason.NOT_A_NUMBER, f"{digits[:20]} is too large for a number")
+    return number
+
+
+def _refuse(name: str) -> NoReturn:
+    raise RowProblem(Reason.NOT_A_NUMBER, f"{name} is not JSON; leave the key out or use null")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_refuse)

@@ -1,0 +1,199 @@
+"""Ingestion: every file of the inbox once, every row of it accepted, a duplicate, or rejected with a reason.
+
+Belongs here: which files are new, staging their rows in bounded memory, one transaction per file. Does not belong
+here: how a file is read (``readers``), what is SQL (``warehouse.feedback``).
+
+A file is its bytes: the same content under another name adds nothing. A row is its ``id``, or its file and row number.
+Rows are staged on disk first, in a file without a name that vanishes with the process, so the database is taken only
+for the moment of the insert, and a file that turns out unreadable at its end has left nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from emotion_assets.ingest.inbox import InboxFile, Unavailable, check_unchanged, list_inbox, sha256_of
+from emotion_assets.ingest.readers import read_feedback
+from emotion_assets.ingest.rows import Accepted, Quarantine, Rejected
+from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.storage.failpoints import failpoint
+from emotion_assets.storage.store import fingerprint
+from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
+from emotion_assets.storage.warehouse.feedback import (
+    STAGED,
+    FileCounts,
+    FileRecord,
+    is_settled,
+    known_files,
+    store_file,
+    store_quarantine,
+)
+
+STAGE_ROWS, STAGE_CHARACTERS = 10_000, 8_000_000
+READING_FIELDS = {
+    "encoding",
+    "delimiter",
+    "max_field_bytes",
+    "max_row_bytes",
+    "max_columns",
+    "max_unpacked_bytes",
+}
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """A file that was new. ``reason`` is given for a quarantined one."""
+
+    name: str
+    status: str
+    reason: str | None
+    counts: FileCounts
+
+
+@dataclass(frozen=True)
+class LeftFile:
+    """A file that was not opened, or not yet; ``why`` is for a person."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What one look at the inbox gave. ``known``: files whose bytes were settled before."""
+
+    new: tuple[FileOutcome, ...]
+    known: int
+    left: tuple[LeftFile, ...]
+
+    @property
+    def rows_accepted(self) -> int:
+        return sum(file.counts.accepted for file in self.new)
+
+
+def reading_fingerprint(settings: FeedbackSettings) -> str:
+    """Equal as long as a file would be read the same way; a quarantined file is tried again when it changes."""
+    return fingerprint(settings.model_dump(mode="json", include=READING_FIELDS))[:12]
+
+
+def ingest(
+    inbox: Path,
+    warehouse: Warehouse,
+    settings: FeedbackSettings,
+    run_id: str,
+    say: Callable[[str], None] = lambda line: None,
+    now: Callable[[], float] = time.time,
+) -> IngestReport:
+    """Store every file of the inbox that is new, in the order of their names, each in one transaction.
+
+    Raises:
+        WarehouseError: the database cannot be used, or the disk is full; files stored before stay stored.
+    """
+    reading = reading_fingerprint(settings)
+    with warehouse.reading() as db:
+        known = known_files(db)
+    new: list[FileOutcome] = []
+    left: list[LeftFile] = []
+    settled = 0
+    for file in list_inbox(inbox, settings.settle_seconds, now()):
+        if file.problem is not None:
+            left.append(LeftFile(file.name, file.detail))
+            continue
+        try:
+            sha256 = sha256_of(file)
+            if is_settled(known, sha256, reading):
+                settled += 1
+                continue
+            moment = datetime.fromtimestamp(now(), UTC)
+            record = FileRecord(sha256, file.name, file.size, reading, run_id, moment)
+            outcome = _ingest_file(file, record, warehouse, settings)
+        except Unavailable as error:
+            left.append(LeftFile(file.name, str(error)))
+            continue
+        known[sha256] = ("ingested", reading) if outcome is None else (outcome.status, reading)
+        if outcome is None:
+            settled += 1
+            continue
+        new.append(outcome)
+        counts = outcome.counts
+        say(
+            f"{outcome.name}: quarantined, {outcome.reason}"
+            if outcome.reason
+            else f"{outcome.name}: {counts.read} rows, {counts.accepted} accepted, {counts.duplicate} duplicate, "
+            f"{counts.rejected} rejected"
+        )
+    return IngestReport(tuple(new), settled, tuple(left))
+
+
+def _ingest_file(
+    file: InboxFile, record: FileRecord, warehouse: Warehouse, settings: FeedbackSettings
+) -> FileOutcome | None:
+    """Stage and store one file; None if another run has stored the same bytes meanwhile."""
+    with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as scratch:
+        try:
+            _stage(read_feedback(file.path, settings), record.sha256, scratch)
+        except Quarantine as quarantine:
+            check_unchanged(file)
+            with warehouse.writing() as db:
+                if not store_quarantine(db, record, str(quarantine)):
+                    return None
+            return FileOutcome(record.name, "quarantined", str(quarantine), FileCounts())
+        failpoint("ingest.after_reading")
+        check_unchanged(file)
+        scratch.seek(0)
+        with warehouse.writing() as db:
+            counts = store_file(db, record, pa.ipc.open_stream(scratch))
+            failpoint("ingest.stored")
+    return None if counts is None else FileOutcome(record.name, "ingested", None, counts)
+
+
+def _stage(rows: Iterator[Accepted | Rejected], sha256: str, scratch: IO[bytes]) -> None:
+    """Write the rows as an Arrow stream with the schema ``STAGED``."""
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(scratch, STAGED, options=options) as stream:
+        for batch in _batches(rows, sha256):
+            stream.write_batch(batch)
+            failpoint("ingest.mid_file")
+
+
+def _batches(rows: Iterator[Accepted | Rejected], sha256: str) -> Iterator[pa.RecordBatch]:
+    columns: list[list[object]] = [[] for _ in STAGED]
+    characters = 0
+    for row in rows:
+        if isinstance(row, Rejected):
+            values: tuple[object, ...] = (
+                row.row_number,
+                str(row.reason_code),
+                row.detail,
+                row.raw_excerpt,
+                None,
+                None,
+                None,
+                None,
+            )
+        else:
+            attributes = json.dumps(row.attributes, ensure_ascii=False, allow_nan=False)
+            identity = row.id if row.id is not None else f"file:{sha256[:16]}:{row.row_number}"
+            values = (row.row_number, None, None, None, identity, row.text, row.created_at, attributes)
+            characters += len(row.text) + len(attributes)
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+        if len(columns[0]) >= STAGE_ROWS or characters >= STAGE_CHARACTERS:
+            yield _batch(columns)
+            columns, characters = [[] for _ in STAGED], 0
+    if columns[0]:
+        yield _batch(columns)
+
+
+def _batch(columns: list[list[object]]) -> pa.RecordBatch:
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, STAGED, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=STAGED)

@@ -1,0 +1,201 @@
+"""Parquet through pyarrow, a batch of rows at a time, guarded against damage and against what unpacks without end.
+
+Belongs here: which column types are taken, and what is checked before pyarrow unpacks anything. Does not belong here:
+the meaning of text, id and created_at (``rows``).
+
+Three things bound the memory: no page unpacks to more than 128 MiB (its own header is asked, not the footer alone);
+columns of strings are read as dictionaries, so that one long string that a million rows point to is there once; and a
+batch has 1,024 rows of flat columns. Nested columns are refused: a few bytes of them can stand for any number of
+values.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from emotion_assets.ingest.csv_reader import check_columns
+from emotion_assets.ingest.parquet_pages import PageError, filled_groups, largest_page
+from emotion_assets.ingest.parquet_process import MAGIC
+from emotion_assets.ingest.rows import Accepted, Quarantine, Reason, Rejected, RowProblem, accept, check_characters
+from emotion_assets.settings.schema import FeedbackSettings
+
+_BATCH_ROWS = 1024
+_BUFFER_BYTES = 1 << 20
+_MAX_FOOTER_BYTES = 1 << 24
+_MAX_PAGE_BYTES = 1 << 27
+_LEAST_ROW_BYTES = 16  # what a row counts for against max_unpacked_bytes, however little it takes in the file
+_FLAT = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal, pt.is_temporal, pt.is_null)
+
+
+def parquet_rows(stream: BinaryIO, settings: FeedbackSettings) -> Iterator[Accepted | Rejected]:
+    """The file's rows; ``row_number`` counts them from 1.
+
+    Raises:
+        Quarantine: the file is damaged, unpacks to too much, or has columns that cannot be kept. A damaged page is
+            found when it is reached, so this may come after rows.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    _check_frame(stream, size)
+    number = 0
+    try:
+        names, batches, declared = _open(stream, size, settings)
+        for batch in batches:
+            columns = [_values(column, settings.max_field_bytes) for column in batch.columns]
+            for values in zip(*columns, strict=True):
+                number += 1
+                yield _row(number, dict(zip(names, values, strict=True)), settings)
+    except OSError as error:
+        if error.errno:
+            raise  # the disk, not the file
+        raise _corrupt(error) from None
+    except (pa.ArrowException, PageError, ValueError, MemoryError, OverflowError) as error:
+        raise _corrupt(error) from None
+    if number != declared:
+        raise Quarantine(Reason.CORRUPT_PARQUET, f"states {declared} rows, {number} are there; export it again")
+
+
+def _check_frame(stream: BinaryIO, size: int) -> None:
+    stream.seek(max(0, size - 8))
+    tail = stream.read(8)
+    if size < 12 or tail[4:] != MAGIC:
+        raise Quarantine(Reason.CORRUPT_PARQUET, "does not end as a Parquet file: cut off; deliver it again")
+    footer = int.from_bytes(tail[:4], "little")
+    if footer > min(size - 12, _MAX_FOOTER_BYTES):
+        raise Quarantine(Reason.CORRUPT_PARQUET, f"states a footer of {footer} bytes; export it again")
+
+
+def _open(
+    stream: BinaryIO, size: int, settings: FeedbackSettings
+) -> tuple[tuple[str, ...], Iterator[pa.RecordBatch], int]:
+    stream.seek(0)
+    metadata = pq.read_metadata(stream)
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    unpacked = max(sum(group.total_byte_size for group in groups), metadata.num_rows * _LEAST_ROW_BYTES)
+    if unpacked > settings.max_unpacked_bytes:
+        raise Quarantine(
+            Reason.TOO_LARGE_UNCOMPRESSED,
+            f"unpacks to {unpacked} bytes, max_unpacked_bytes is {settings.max_unpacked_bytes}; split the file",
+        )
+    schema = metadata.schema.to_arrow_schema()
+    names = check_columns(schema.names, settings.max_columns)
+    if "text" not in names:
+        shown = ", ".join(repr(name) for name in names[:8])
+        raise Quarantine(Reason.MISSING_TEXT_COLUMN, f"no column is named 'text' among {shown[:300]}; name it so")
+    strings = [name for name, field in zip(schema.names, schema, strict=True) if _is_kept(name, field.type)]
+    if (page := largest_page(stream, metadata, size)) > _MAX_PAGE_BYTES:
+        raise Quarantine(Reason.TOO_LARGE_UNCOMPRESSED, f"a page unpacks to {page} bytes; write pages of about 1 MB")
+    stream.seek(0)
+    file = pq.ParquetFile(
+        stream,
+        read_dictionary=strings,
+        buffer_size=_BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        arrow_extensions_enabled=False,
+    )
+    return (
+        names,
+        file.iter_batches(_BATCH_ROWS, row_groups=filled_groups(metadata), use_threads=False),
+        metadata.num_rows,
+    )
+
+
+def _is_kept(name: str, kind: pa.DataType) -> bool:
+    """Whether the column holds strings; raises Quarantine for a column of a type that cannot be taken."""
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    is_string: bool = pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
+    allowed: tuple[Callable[[pa.DataType], bool], ...] = {
+        "text": (),
+        "id": (pt.is_integer, pt.is_null),
+        "created_at": (pt.is_timestamp, pt.is_date, pt.is_null),
+    }.get(name, _FLAT)
+    if not is_string and not any(check(kind) for check in allowed):
+        raise Quarantine(Reason.UNSUPPORTED_TYPE, f"column {name[:80]!r} is {str(kind)[:80]}; write it as string")
+    return is_string
+
+
+def _values(column: pa.Array, max_field_bytes: int) -> list[Any]:
+    """A column of a batch as Python values; where a value is a RowProblem, its row is to be rejected."""
+    if pt.is_dictionary(column.type):
+        used = pc.unique(column.indices).drop_null()
+        known = dict(zip(used.to_pylist(), _strings(column.dictionary.take(used), max_field_bytes), strict=True))
+        return [known.get(index) for index in column.indices.to_pylist()]
+    if pt.is_timestamp(column.type):
+        unit = "us" if column.type.unit == "ns" else column.type.unit
+        column = pc.cast(column, pa.timestamp(unit, "UTC" if column.type.tz else None), safe=False)
+    elif pt.is_time64(column.type):
+        column = pc.cast(column, pa.time64("us"), safe=False)
+    elif pt.is_duration(column.type) and column.type.unit == "ns":
+        column = pc.cast(column, pa.duration("us"), safe=False)
+    values = _each(column, RowProblem(Reason.BAD_CREATED_AT, "a date or time outside the years 1 to 9999"))
+    if pt.is_floating(column.type):
+        problem = RowProblem(Reason.NOT_A_NUMBER)
+        return [problem if value is not None and not math.isfinite(value) else value for value in values]
+    return values
+
+
+def _strings(column: pa.Array, max_field_bytes: int) -> list[Any]:
+    lengths = pc.binary_length(column).fill_null(0).to_pylist()
+    too_long = RowProblem(Reason.FIELD_TOO_LONG, f"a field is longer than max_field_bytes {max_field_bytes}")
+    if max(lengths, default=0) <= max_field_bytes:
+        return _each(column, RowProblem(Reason.BAD_ENCODING, "a string is not UTF-8"))
+    return [
+        too_long if length > max_field_bytes else _one(column[place], RowProblem(Reason.BAD_ENCODING))
+        for place, length in enumerate(lengths)
+    ]
+
+
+def _each(column: pa.Array, problem: RowProblem) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except (ValueError, OverflowError, pa.ArrowException):
+        return [_one(scalar, problem) for scalar in column]
+
+
+def _one(scalar: pa.Scalar, problem: RowProblem) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return problem
+
+
+def _row(number: int, values: dict[str, Any], settings: FeedbackSettings) -> Accepted | Rejected:
+    try:
+        for name, value in values.items():
+            if isinstance(value, RowProblem):
+                raise RowProblem(value.reason_code, value.detail)
+            if isinstance(value, str):
+                if "\0" in value:
+                    check_characters(value)
+            elif name not in ("id", "created_at"):
+                values[name] = _as_json(value)
+        if sum(len(value) for value in values.values() if isinstance(value, str)) > settings.max_row_bytes:
+            raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {settings.max_row_bytes}")
+        return accept(number, values)
+    except RowProblem as problem:
+        shown = {name: value for name, value in values.items() if not isinstance(value, RowProblem)}
+        return problem.at(number, ", ".join(f"{name}={str(value)[:200]}" for name, value in list(shown.items())[:20]))
+
+
+def _as_json(value: Any) -> Any:
+    """Dates, times and decimals as text: attributes are JSON."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    return str(value) if isinstance(value, (Decimal, timedelta)) else value
+
+
+def _corrupt(error: Exception) -> Quarantine:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return Quarantine(Reason.CORRUPT_PARQUET, f"damaged: {lines[0][:200]}; export it again")

@@ -1,0 +1,1 @@
+"""One training as a job: its description and the process that does it."""

@@ -1,0 +1,1 @@
+"""The models: bases, one file per kind, fine-tuning, and the scorer that answers with one."""

@@ -1,0 +1,83 @@
+"""A bidirectional GRU over words with max pooling: what a small network without pre-training can do."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import regex
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from emotion_assets.settings.schema import BiGru
+
+PAD, UNKNOWN = 0, 1
+_WORD = regex.compile(r"\p{L}+(?:['’]\p{L}+)*|\p{N}+|[^\s\p{L}\p{N}]")
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words, numbers and single signs, in order."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+class Vocabulary:
+    """Words and their ids; 0 is padding and 1 stands for every word that is not in it."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = list(known)
+        self._ids = {word: i for i, word in enumerate(known, 2)}
+
+    @classmethod
+    def learn(cls, texts: Sequence[str], size: int) -> Vocabulary:
+        """The most frequent words that occur at least twice (words seen once teach the unknown word)."""
+        counts = Counter(word for text in texts for word in words(text))
+        frequent = [w for w, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n > 1]
+        return cls(frequent[: size - 2])
+
+    def encode(self, text: str, max_length: int) -> list[int]:
+        return [self._ids.get(word, UNKNOWN) for word in words(text)[:max_length]] or [UNKNOWN]
+
+    def __len__(self) -> int:
+        return len(self.known) + 2
+
+
+class BiGruClassifier(nn.Module):
+    """Embedding, one bidirectional GRU layer, max over the words, a linear layer."""
+
+    def __init__(self, vocabulary: int, settings: BiGru, labels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, settings.embedding_size, padding_idx=PAD)
+        self.gru = nn.GRU(settings.embedding_size, settings.hidden_size, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.head = nn.Linear(2 * settings.hidden_size, labels)
+
+    def log_probabilities(self, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+        """Log-probability of each label, ``[rows, labels]``, from word ids."""
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
+        embedded = self.dropout(self.embedding(padded))
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+        states, _ = self.gru(packed)
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, padding_value=float("-inf"))
+        return torch.log_softmax(self.head(self.dropout(hidden.amax(1))), dim=-1)
+
+
+def save_bigru(
+    model: BiGruClassifier, vocabulary: Vocabulary, settings: BiGru, labels: Sequence[str], folder: Path
+) -> None:
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary.known, ensure_ascii=False), encoding="utf-8")
+    content = {"kind": "bigru", "labels": list(labels), "settings": settings.model_dump(mode="json")}
+    (folder / "model.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def load_bigru(folder: Path) -> tuple[BiGruClassifier, Vocabulary, BiGru]:
+    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    settings = BiGru.model_validate(content["settings"])
+    vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
+    model = BiGruClassifier(len(vocabulary), settings, len(content["labels"]))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval(), vocabulary, settings

@@ -1,0 +1,109 @@
+"""Token ids of several rows as one line without padding.
+
+Belongs here: the line of tokens, where each row lies in it, pooling of a row. Does not belong here: which
+tokens see which (``attention``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from emotion_assets.models.transformer.attention import Layout
+
+SHORTEST_PREFIX = 4  # a shorter common beginning is not worth a segment of its own
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows packed for a backbone.
+
+    ``inputs``: ``input_ids`` and ``position_ids`` ``[1, T]``, the positions counting from the row's first token, and no
+    attention mask; ``layout`` keeps the rows apart. The line holds the ``prefix`` tokens that all rows share (once),
+    then what is left of each row, then the branches after the rows. ``starts[i]`` is the place of row i's token number
+    ``prefix``, ``lengths[i]`` its number of tokens from there on; ``branch_starts[i]`` likewise for branches.
+    """
+
+    inputs: dict[str, Any]
+    layout: Layout
+    prefix: int
+    starts: list[int]
+    lengths: list[int]
+    branch_starts: list[int]
+
+    def pool(self, hidden: torch.Tensor, pooling: str) -> torch.Tensor:
+        """One vector per row, ``[B, H]``, from the hidden states ``[1, T, H]`` of rows without a shared prefix."""
+        starts = torch.tensor(self.starts, device=hidden.device)
+        lengths = torch.tensor(self.lengths, device=hidden.device)
+        if pooling == "first":
+            return hidden[0].index_select(0, starts)
+        if pooling == "last":
+            return hidden[0].index_select(0, starts + lengths - 1)
+        rows = torch.nn.utils.rnn.pad_sequence(list(hidden[0].split(self.lengths)), batch_first=True)
+        inside = (torch.arange(rows.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)
+        if pooling == "max":
+            return rows.masked_fill(~inside, float("-inf")).amax(1)
+        return (rows * inside).sum(1) / lengths[:, None]
+
+
+def make_batch(
+    rows: Sequence[Sequence[int]],
+    device: torch.device,
+    causal: bool,
+    first_position: int = 0,
+    prefix: int = 0,
+    branches: Sequence[tuple[int, Sequence[int]]] = (),
+) -> Batch:
+    """Put rows in one line.
+
+    Args:
+        rows: token ids; every row is longer than ``prefix``.
+        first_position: the position id of a row's first token (RoBERTa counts from ``pad_token_id + 1``).
+        prefix: how many tokens at the beginning are the same in all rows and stand in the line once.
+        branches: pairs of a row's index and tokens that follow that row, unseen by every other segment.
+    """
+    segments: list[Sequence[int]] = [rows[0][:prefix]] if prefix else []
+    parents = [-1] * len(segments)
+    positions = [torch.arange(first_position, first_position + prefix)] if prefix else []
+    for row in rows:
+        segments.append(row[prefix:])
+        parents.append(0 if prefix else -1)
+        positions.append(torch.arange(first_position + prefix, first_position + len(row)))
+    for owner, tokens in branches:
+        segments.append(tokens)
+        parents.append(owner + (1 if prefix else 0))
+        begin = first_position + len(rows[owner])
+        positions.append(torch.arange(begin, begin + len(tokens)))
+    lengths = [len(segment) for segment in segments]
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    first, end = (1 if prefix else 0), (1 if prefix else 0) + len(rows)
+    ids = torch.tensor([token for segment in segments for token in segment], device=device)
+    return Batch(
+        inputs={"input_ids": ids[None], "position_ids": torch.cat(positions)[None].to(device), "attention_mask": None},
+        layout=Layout.of(lengths, parents, causal, device),
+        prefix=prefix,
+        starts=starts[first:end],
+        lengths=lengths[first:end],
+        branch_starts=starts[end:-1],
+    )
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens at the beginning are worth sharing: equal in all rows, and not the whole of any row."""
+    if len(rows) < 2:
+        return 0
+    low, high = min(map(list, rows)), max(map(list, rows))  # in lexicographic order: what these two share, all share
+    limit = min(len(row) for row in rows) - 1
+    shared = next((i for i in range(min(limit, len(low), len(high))) if low[i] != high[i]), limit)
+    return shared if shared >= SHORTEST_PREFIX else 0
+
+
+def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Row indices in batches of neighbours in length: for inference, where the order does not matter."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[start : start + size] for start in range(0, len(order), size)]

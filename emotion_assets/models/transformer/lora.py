@@ -1,0 +1,126 @@
+"""LoRA adapters: put on by PEFT, their forward pass done in fewer steps.
+
+A LoRA layer computes ``y = x W' + b + s (x A') B'`` (Hu et al. 2021). PEFT does so operation by operation; here the
+adapter's part is added into the result by one matrix product, forward and backward, and only ``x`` and ``x A'`` are
+kept. The parameters, their names and the saved files stay PEFT's. ``emotion_assets_tests/ml/test_lora.py`` holds both
+against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from emotion_assets.settings.schema import Lora
+
+
+def add_adapters(backbone: Any, lora: Lora, causal_head: bool) -> Any:
+    """The backbone wrapped by PEFT, with fresh adapters (B is zero, so that training starts at the base).
+
+    Raises:
+        UserError: ``target_modules`` names no module of the base.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    from emotion_assets.settings.errors import UserError
+
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM if causal_head else TaskType.FEATURE_EXTRACTION,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        modules_to_save=[_embeddings_of(backbone)] if lora.train_embeddings else None,
+    )
+    try:
+        return hold_copies_in_fp32(get_peft_model(backbone, config))
+    except ValueError as error:
+        raise UserError(f"lora.target_modules {lora.target_modules!r}: {str(error).splitlines()[0]}") from None
+
+
+def hold_copies_in_fp32(model: Any) -> Any:
+    """Hold modules that are trained whole in fp32, as PEFT does adapters: it leaves them in the format of the base."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.modules_to_save.float()
+    return model
+
+
+def _embeddings_of(backbone: Any) -> str:
+    """The name of the module that turns token ids into vectors, as ``modules_to_save`` takes it."""
+    table = backbone.get_input_embeddings()
+    return next(name for name, module in backbone.named_modules() if module is table).rpartition(".")[2]
+
+
+def speed_up(model: nn.Module) -> int:
+    """Give every plain LoRA linear layer of a PEFT model the shorter forward pass; returns how many got it.
+
+    Layers with dropout, a variant (DoRA and the like), several adapters or a quantised base keep PEFT's.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    changed = 0
+    for module in model.modules():
+        if isinstance(module, Linear) and _is_plain(module):
+            module.forward = MethodType(_forward(module.forward), module)  # type: ignore[method-assign]
+            changed += 1
+    return changed
+
+
+def _is_plain(module: Any) -> bool:
+    (name, *others) = list(module.lora_A)
+    return (
+        not others
+        and type(module.base_layer) is nn.Linear
+        and isinstance(module.lora_dropout[name], nn.Identity)
+        and name not in module.lora_variant
+        and not module.lora_bias.get(name, False)
+    )
+
+
+def _forward(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.merged or self.disable_adapters:
+            return original(x, *args, **kwargs)
+        (name,) = self.lora_A
+        base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+        return _LoraLinear.apply(x, base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-any-return]
+
+    return forward
+
+
+class _LoraLinear(torch.autograd.Function):
+    """``x`` ``[..., in]``, frozen ``weight`` ``[out, in]``, ``a`` ``[r, in]``, ``b`` ``[out, r]``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> torch.Tensor:
+        device = x.device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        with torch.autocast(device, enabled=False):
+            flat = x.reshape(-1, x.shape[-1]).to(kind)
+            inner = flat @ a.to(kind).t()
+            out = nn.functional.linear(flat, weight.to(kind), None if bias is None else bias.to(kind))
+            out.addmm_(inner, b.to(kind).t(), alpha=scaling)
+        ctx.save_for_backward(flat, inner, weight, a, b)
+        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, x.dtype
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        flat, inner, weight, a, b = ctx.saved_tensors
+        grad = grads[0].reshape(-1, weight.shape[0]).to(flat.dtype)
+        grad_inner = (grad @ b.to(flat.dtype)).mul_(ctx.scaling)
+        grad_b = (grad.t() @ inner).mul_(ctx.scaling).to(b.dtype)
+        grad_a = (grad_inner.t() @ flat).to(a.dtype)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ weight.to(flat.dtype)
+            grad_x.addmm_(grad_inner, a.to(flat.dtype))
+            grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
+        return grad_x, None, None, grad_a, grad_b, None

@@ -1,0 +1,225 @@
+"""Tokenizers and token ids: made once, upstream, stored, and read by every model of the family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emotion_assets.dataset.splits import SPLITS
+from emotion_assets.settings.errors import DataError
+from emotion_assets.settings.schema import FolderSource, HubSource, TokenizerSettings, TrainedTokenizer
+from emotion_assets.storage.hub import download_checkpoint, hub_problem
+from emotion_assets.storage.store import StoredFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENIZER_FOLDER = "tokenizer"
+LONGEST_ANSWER = 8  # tokens kept free behind a prompt
+
+
+def make_tokenizer(settings: TokenizerSettings, texts: Sequence[str], name: str) -> PreTrainedTokenizerBase:
+    """Learn a tokenizer from ``texts``, or load the one of a checkpoint folder or Hub repository.
+
+    Raises:
+        DataError: the folder holds no fast tokenizer, or the Hub cannot give one.
+    """
+    source = settings.source
+    if isinstance(source, TrainedTokenizer):
+        return _learn(source, texts, settings.max_length)
+    if isinstance(source, HubSource):
+        if problem := hub_problem(source.hub, source.revision, gated=source.gated):
+            raise DataError(f"tokenizers.{name}: {source.hub}: {problem}")
+        return load_tokenizer(download_checkpoint(source.hub, source.revision, weights=False))
+    assert isinstance(source, FolderSource)
+    return load_tokenizer(source.folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in a folder, with a padding token where the checkpoint has none (Llama).
+
+    Raises:
+        DataError: there is no ``tokenizer.json`` in it.
+    """
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise DataError(f"{folder}: no tokenizer.json; give a checkpoint folder with a fast tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
+    """The prompt of the instruction objective, in the checkpoint's own chat form where it has one.
+
+    Instruction and text are joined by a line break, as LLaMA-Factory joins ``instruction`` and ``input``.
+    """
+    content = f"{instruction}\n{text}"
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": content}]
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    return f"{tokenizer.bos_token or ''}{content}\n"
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """Token ids of each text, special tokens included, cut at ``max_length``."""
+    ids = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+    return [list(row) for row in ids]
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, instruction: str, texts: Sequence[str], max_length: int
+) -> list[list[int]]:
+    """Token ids of each prompt. A text too long is cut, never the chat form round it."""
+    room = _room(tokenizer, instruction, max_length)
+    offsets = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    prompts = []
+    for text, places in zip(texts, offsets["offset_mapping"], strict=True):
+        kept = text if len(places) <= room else text[: places[room - 1][1]]
+        prompts.append(prompt_of(tokenizer, instruction, kept))
+    encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return [list(row) for row in encoded]
+
+
+def are_truncated(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, instruction: str | None
+) -> list[bool]:
+    """Which texts ``encode`` cuts, or ``encode_prompts`` where there is an instruction."""
+    room = max_length if instruction is None else _room(tokenizer, instruction, max_length)
+    alone = instruction is None
+    ids = tokenizer(list(texts), add_special_tokens=alone, return_attention_mask=False, verbose=False)["input_ids"]
+    return [len(row) > room for row in ids]
+
+
+def _room(tokenizer: PreTrainedTokenizerBase, instruction: str, max_length: int) -> int:
+    """How many tokens of a text fit into a prompt; a label word still fits behind it."""
+    empty = tokenizer(prompt_of(tokenizer, instruction, ""), add_special_tokens=False)["input_ids"]
+    if (room := max_length - len(empty) - LONGEST_ANSWER) < 1:
+        raise DataError(f"max_length {max_length} leaves no room for the text after the instruction; raise it")
+    return room
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[list[int]]:
+    """Token ids of each label word as an answer, the end-of-turn token included."""
+    return [
+        [*tokenizer(label, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]  # type: ignore[misc]
+        for label in labels
+    ]
+
+
+def write_tokens(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: dict[str, pd.DataFrame],
+    labels: Sequence[str],
+    max_length: int,
+    instruction: str | None,
+) -> dict[str, Any]:
+    """Encode every split into ``folder`` and return statistics per split.
+
+    Columns: ``input_ids`` (list of int32), ``label`` (index into ``labels``), ``length`` before truncation, and
+    ``prompt_ids`` when a model of the family is trained on the instruction objective.
+    """
+    index = {label: i for i, label in enumerate(labels)}
+    statistics: dict[str, Any] = {}
+    unknown = tokenizer.unk_token_id
+    for split in SPLITS:
+        texts = splits[split]["text"].tolist()
+        full = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+        ids = encode(tokenizer, texts, max_length)
+        lengths = np.array([len(row) for row in full])
+        columns = {
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "label": pa.array([index[label] for label in splits[split]["label"]], pa.int16()),
+            "length": pa.array(lengths, pa.int32()),
+        }
+        if instruction is not None:
+            prompts = encode_prompts(tokenizer, instruction, texts, max_length)
+            columns["prompt_ids"] = pa.array(prompts, pa.list_(pa.int32()))
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+        tokens = sum(len(row) for row in ids)
+        statistics[split] = {
+            "rows": len(texts),
+            "tokens": tokens,
+            "length_median": int(np.median(lengths)),
+            "length_p95": int(np.percentile(lengths, 95)),
+            "length_max": int(lengths.max()),
+            "truncated": int((lengths > max_length).sum())
+            if instruction is None
+            else sum(are_truncated(tokenizer, texts, max_length, instruction)),
+            "unknown_share": sum(row.count(unknown) for row in ids) / tokens if unknown is not None else 0.0,
+        }
+    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    summary = {"labels": list(labels), "max_length": max_length, "instruction": instruction}
+    (folder / "tokens.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    return statistics
+
+
+def read_tokens(folder: StoredFolder, split: str, column: str = "input_ids") -> tuple[list[list[int]], np.ndarray]:
+    """Token ids per row and the label indices ``[rows]`` of one split."""
+    table = pq.read_table(folder.file(f"{split}.parquet"), columns=[column, "label"])
+    return table.column(column).to_pylist(), table.column("label").to_numpy().astype(np.int64)
+
+
+def _learn(source: TrainedTokenizer, texts: Sequence[str], max_length: int) -> PreTrainedTokenizerBase:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if source.algorithm == "word":
+        specials = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+        tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer: Any = trainers.WordLevelTrainer(
+            vocab_size=source.vocab_size, min_frequency=source.min_frequency, special_tokens=specials
+        )
+        template = ("<s> $A", [("<s>", 2)])
+    elif source.algorithm == "wordpiece":
+        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=source.vocab_size, min_frequency=source.min_frequency, special_tokens=specials
+        )
+        template = ("[CLS] $A [SEP]", [("[CLS]", 2), ("[SEP]", 3)])
+    else:
+        specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=source.vocab_size,
+            min_frequency=source.min_frequency,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        template = ("<s> $A </s>", [("<s>", 0), ("</s>", 2)])
+    trainer.show_progress = False
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=template[0], special_tokens=template[1])
+    bert = source.algorithm == "wordpiece"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]" if bert else "<pad>",
+        unk_token="[UNK]" if bert else "<unk>",
+        mask_token="[MASK]" if bert else "<mask>",
+        bos_token="[CLS]" if bert else "<s>",
+        eos_token="[SEP]" if bert else "</s>",
+        cls_token="[CLS]" if bert else "<s>",
+        sep_token="[SEP]" if bert else "</s>",
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,1 @@
+"""The profiles that come with the package, and the reader that finds, overrides and checks one."""

@@ -1,0 +1,199 @@
+"""Finding a profile, reading it, overriding it from the environment; one-line errors for what is wrong in it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from emotion_assets.settings.errors import SettingsError
+from emotion_assets.settings.schema import (
+    PACKAGE_DIR,
+    PROJECT_DIR,
+    BaseSettings,
+    BiGru,
+    FolderSource,
+    Frozen,
+    HubSource,
+    PretrainedHere,
+    Settings,
+    TfidfSvm,
+    TokenizerSettings,
+    TrainedTokenizer,
+    TransformerModel,
+)
+
+PROFILES_DIR = PACKAGE_DIR / "profiles"
+
+
+def load_settings(
+    profile: str | None = None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read the profile that ``EMOTION_PROFILE`` names; apply ``EMOTION_DATASET``, ``EMOTION_HOME`` and ``overrides``.
+
+    ``overrides`` is nested like a profile (``home`` may be given too); its mappings are merged into the profile's.
+
+    Raises:
+        SettingsError: one line naming the file and key that is wrong, and the fix.
+    """
+    environ = os.environ if environ is None else environ
+    name = profile or environ.get("EMOTION_PROFILE") or "embedded"
+    path = _profile_path(name)
+    content = _read_yaml(path)
+    for owned in ("home", "profile"):
+        if owned in content:
+            raise SettingsError(f"{path}: key {owned!r} is not for a profile; set EMOTION_{owned.upper()} instead")
+    if dataset := environ.get("EMOTION_DATASET"):
+        named = content.get("dataset")
+        kept: dict[str, Any] = named if isinstance(named, dict) else {}
+        same = kept.get("source") == dataset
+        content["dataset"] = {**kept, "source": dataset, **({} if same else {"revision": None})}
+    home = Path(environ.get("EMOTION_HOME") or PROJECT_DIR / "data").expanduser()
+    content |= {"profile": path.stem, "home": home if home.is_absolute() else Path.cwd() / home}
+    content = _merged(content, overrides or {})
+    try:
+        settings = Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_first_problem(error)}") from None
+    return _with_absolute_folders(settings, path)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _profile_path(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"EMOTION_PROFILE={name}: no such file; give the path of a profile's YAML file")
+        return path.resolve()
+    path = PROFILES_DIR / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES_DIR.glob("*.yaml")))
+        raise SettingsError(f"EMOTION_PROFILE={name}: no such profile; use {known}, or the path of a .yaml file")
+    return path
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise SettingsError(f"{path}{line}: {getattr(error, 'problem', None) or error}; fix the YAML") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds no keys; start from {PROFILES_DIR / 'embedded.yaml'}")
+    return content
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML allows a key twice and keeps the last silently; a profile must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One of pydantic's problems as one line: key, what is wrong, what would be right. A misspelt key comes first:
+    the key it was meant to be is reported missing beside it."""
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in _without_tags(problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_beside(problem["loc"])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        return f"key {key!r} does not exist; " + (f"did you mean {close[0]!r}?" if close else f"use {', '.join(valid)}")
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = f" (given: {problem['input']!r})" if isinstance(problem["input"], (str, int, float, bool)) else ""
+    message = message[0].lower() + message[1:] + given
+    return f"{key}: {message}" if key else message
+
+
+_TAGGED: dict[Any, type[Frozen]] = {
+    "hub": HubSource,
+    "folder": FolderSource,
+    "algorithm": TrainedTokenizer,
+    "build": PretrainedHere,
+    "lora": TransformerModel,
+    "full": TransformerModel,
+    "bigru": BiGru,
+    "tfidf_svm": TfidfSvm,
+}
+
+
+def _walk(location: tuple[Any, ...]) -> list[tuple[Any, type[Frozen] | None, bool]]:
+    """Each part of a pydantic location with the model it stands in, and whether it is a union's tag and not a key."""
+    here: type[Frozen] | None = Settings
+    steps: list[tuple[Any, type[Frozen] | None, bool]] = []
+    for part in location:
+        if here is None and part in _TAGGED:
+            steps.append((part, None, True))
+            here = _TAGGED[part]
+            continue
+        steps.append((part, here, False))
+        field = here.model_fields.get(part) if here is not None else None
+        if part in ("tokenizers", "bases") and here is Settings:
+            here = None
+        elif field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Frozen):
+            here = field.annotation
+        elif len(steps) > 1 and here is None and steps[-2][0] in ("tokenizers", "bases"):
+            here = TokenizerSettings if steps[-2][0] == "tokenizers" else BaseSettings
+        else:
+            here = None
+    return steps
+
+
+def _without_tags(location: tuple[Any, ...]) -> list[Any]:
+    return [part for part, _, is_tag in _walk(location) if not is_tag]
+
+
+def _keys_beside(location: tuple[Any, ...]) -> list[str]:
+    model = _walk(location)[-1][1]
+    return sorted(set(model.model_fields) - {"home", "profile"}) if model else []
+
+
+def _with_absolute_folders(settings: Settings, profile: Path) -> Settings:
+    """Folders in a profile are relative to the profile's file; ``EMOTION_DATASET`` is relative to where one stands."""
+
+    def absolute(source: Any, key: str) -> Any:
+        if not isinstance(source, FolderSource):
+            return source
+        folder = source.folder.expanduser()
+        folder = folder if folder.is_absolute() else profile.parent / folder
+        if not folder.is_dir():
+            raise SettingsError(
+                f"{profile}: {key}.folder: {folder} is not a folder; give the path of a checkpoint folder"
+            )
+        return FolderSource(folder=folder.resolve())
+
+    tokenizers = {
+        name: t.model_copy(update={"source": absolute(t.source, f"tokenizers.{name}.source")})
+        for name, t in settings.tokenizers.items()
+    }
+    bases = {
+        name: b.model_copy(update={"source": absolute(b.source, f"bases.{name}.source")})
+        for name, b in settings.bases.items()
+    }
+    return settings.model_copy(update={"tokenizers": tokenizers, "bases": bases})

@@ -1,0 +1,102 @@
+"""Is there anything to do? The question that the schedule and the sensor ask at every tick, without doing any of it.
+
+Labels brought back from review are work when they differ from those that the page was last written with; a file beside
+the page says which, since neither a person's clock nor a count tells a label that replaced another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from emotion_assets.ingest.inbox import InboxFile, Unavailable, list_inbox, sha256_of
+from emotion_assets.ingest.ledger import reading_fingerprint
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.keys import CHAMPION
+from emotion_assets.storage.store import Store, fingerprint, write_text_atomically
+from emotion_assets.storage.warehouse.database import Warehouse
+from emotion_assets.storage.warehouse.feedback import count_waiting, is_settled, known_files, reviews_print
+
+REVIEWS_SHOWN, NO_REVIEWS = ".feedback_reviews", "0 0"
+TICK_WAIT_SECONDS = 10.0  # a tick must end soon; when a run has the database, the next tick looks again
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a feedback run would find. ``hashes``: the sha256 of each file by what tells it unchanged, for the next
+    look. ``run_key``: equal for equal sets of new contents. ``new_reviews``: the page does not show today's labels."""
+
+    new_files: tuple[str, ...]
+    unscored: int
+    new_reviews: bool
+    summary: str
+    run_key: str
+    hashes: dict[str, str]
+
+    @property
+    def any(self) -> bool:
+        return bool(self.new_files or self.unscored or self.new_reviews)
+
+
+def look_for_work(
+    settings: Settings, store: Store, warehouse: Warehouse, now: float, hashes: Mapping[str, str]
+) -> Work:
+    """New files in the inbox, rows without a score, labels that the page does not show.
+
+    ``hashes`` is what an earlier look returned; a file of the same name, size, times and inode is not read again to
+    know its hash.
+
+    Raises:
+        UserError: the database cannot be read, or a run keeps it for longer than a tick should wait.
+    """
+    reading = reading_fingerprint(settings.feedback)
+    with replace(warehouse, wait_seconds=min(warehouse.wait_seconds, TICK_WAIT_SECONDS)).reading() as db:
+        known = known_files(db)
+        unscored = count_waiting(db) if store.has(CHAMPION) else 0
+        new_reviews = store.has(CHAMPION) and reviews_print(db) != _reviews_shown(settings)
+    remembered: dict[str, str] = {}
+    new: dict[str, str] = {}
+    left = 0
+    files = list_inbox(settings.inbox, settings.feedback.settle_seconds, now)
+    for file in files:
+        if file.problem is not None:
+            left += 1
+            continue
+        identity = _identity(file)
+        try:
+            sha256 = hashes.get(identity) or sha256_of(file)
+        except Unavailable:
+            left += 1
+            continue
+        remembered[identity] = sha256
+        if not is_settled(known, sha256, reading):
+            new[sha256] = file.name
+    summary = f"nothing new: {len(files) - left} files in {settings.inbox} are ingested, {left} left alone"
+    if not store.has(CHAMPION):
+        summary += "; no champion_model yet, so nothing is scored"
+    return Work(tuple(new.values()), unscored, new_reviews, summary, fingerprint(sorted(new), reading), remembered)
+
+
+@contextmanager
+def showing_reviews(settings: Settings, warehouse: Warehouse) -> Iterator[None]:
+    """Around the writing of the page: the labels from before it count as shown once it is written, later ones do not.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
+    with warehouse.reading() as db:
+        shown = reviews_print(db)
+    yield
+    write_text_atomically(settings.reports / REVIEWS_SHOWN, f"{shown}\n")
+
+
+def _reviews_shown(settings: Settings) -> str:
+    try:
+        return (settings.reports / REVIEWS_SHOWN).read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return NO_REVIEWS
+
+
+def _identity(file: InboxFile) -> str:
+    return f"{file.name}|{file.size}|{file.mtime_ns}|{file.ctime_ns}|{file.inode}"

@@ -1,0 +1,146 @@
+"""The review queue on its way to a person and back, as a CSV file that a spreadsheet opens.
+
+Each distinct text is one line of the file; its label goes to every queued row with that text. A line that cannot be
+used is named and left out, the others count.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emotion_assets.settings.errors import UserError
+from emotion_assets.storage.exports import export_tables, writing_rows
+from emotion_assets.storage.warehouse.database import Warehouse
+from emotion_assets.storage.warehouse.feedback import queued_texts, reviewed_texts, store_labels
+
+NEEDED = ("review_id", "label", "reviewer")
+GUARD = "'"  # what a spreadsheet program, or our own export, may have put before a cell
+
+
+@dataclass(frozen=True)
+class ReviewOutcome:
+    """What an import did: rows of the queue labelled, lines left without a label, and lines that cannot be used."""
+
+    labelled_rows: int
+    labelled_texts: int
+    unlabelled: int
+    rejected: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        told = [f"{self.labelled_texts} texts labelled ({self.labelled_rows} rows), {self.unlabelled} without a label"]
+        return "\n".join(told + [f"line {line}: left out, {why}" for line, why in self.rejected])
+
+
+def export_review(warehouse: Warehouse, path: Path) -> int:
+    """Write the texts that wait for a person to a CSV file, the audit sample first; how many lines.
+
+    Raises:
+        UserError: the name does not end in .csv, or its folder is missing.
+    """
+    if path.suffix != ".csv":
+        raise UserError(f"{path}: not a name for a review file; let it end in .csv")
+    with warehouse.reading() as db:
+        texts = queued_texts(db)
+    with writing_rows(path, texts.schema) as write:
+        return sum(write(batch) for batch in texts.to_batches())
+
+
+def import_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> ReviewOutcome:
+    """Bring the labels of a review file into ``review_queue``, and into the exports, since they are a person's work.
+
+    A line needs ``review_id``, ``label`` and ``reviewer``; ``reviewed_at`` (ISO 8601) is now where it is empty. A label
+    that was given before is replaced.
+
+    Raises:
+        UserError: the file cannot be read, or a column is missing.
+    """
+    lines = _read(path)
+    with warehouse.reading() as db:
+        known = set(queued_texts(db, reviewed=True)["review_id"].to_pylist())
+    accepted: dict[str, dict[str, Any]] = {}
+    rejected: list[tuple[int, str]] = []
+    unlabelled = 0
+    for number, line in lines:
+        label = line["label"].strip().removeprefix(GUARD)
+        if not label:
+            unlabelled += 1
+            continue
+        row, problem = _judged(line, label, labels, known, accepted)
+        if row is None:
+            rejected.append((number, problem))
+        else:
+            accepted[row["review_id"]] = row
+    count = 0
+    if accepted:
+        with warehouse.writing() as db:
+            count = store_labels(db, pa.Table.from_pylist(list(accepted.values())))
+        export_tables(warehouse)
+    return ReviewOutcome(count, len(accepted), unlabelled, tuple(rejected))
+
+
+def reviewed_rows(warehouse: Warehouse, labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Reviewed texts with their labels, each text once with its newest label, for joining the training rows.
+
+    The audit sample is left out: it measures the live accuracy, and a model must not have seen it.
+    """
+    with warehouse.reading() as db:
+        rows = reviewed_texts(db).to_pylist()
+    return [(row["text"], row["label"]) for row in rows if row["label"] in labels]
+
+
+def _judged(
+    line: Mapping[str, str], label: str, labels: Sequence[str], known: set[str], accepted: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, str]:
+    """The line as a row to store, or why it cannot be used."""
+    identity = line["review_id"].strip()
+    reviewer = line["reviewer"].strip()
+    if identity not in known:
+        return None, f"review_id {identity!r} is not in the queue"
+    if label not in labels:
+        return None, f"label {label!r} is not known; use {', '.join(labels)}"
+    if not reviewer:
+        return None, "reviewer is empty"
+    if identity in accepted and accepted[identity]["label"] != label:
+        return None, f"review_id {identity!r} has the label {accepted[identity]['label']!r} in an earlier line"
+    try:
+        moment = datetime.fromisoformat(line.get("reviewed_at", "").strip() or datetime.now(UTC).isoformat())
+    except ValueError:
+        return None, f"reviewed_at {line['reviewed_at']!r} is no ISO 8601 time such as 2026-01-31T09:00:00Z"
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return {"review_id": identity, "label": label, "reviewer": reviewer, "reviewed_at": moment}, ""
+
+
+def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The lines of the file with their numbers; a spreadsheet may have saved it with semicolons or tabs."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; write one with `emotion-assets export --review FILE`") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as CSV UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the filled-in CSV file") from None
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines: list[tuple[int, dict[str, str]]] = []
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in NEEDED if name not in names]:
+            raise UserError(f"{path}: no column {missing[0]!r}; keep the header that the export wrote")
+        number = reader.line_num + 1
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                lines.append((number, dict.fromkeys(names, "") | dict(zip(names, fields, strict=False))))
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); save it again as CSV") from None
+    return lines

@@ -1,0 +1,1 @@
+"""Feedback scored: calibration, the decision on each answer, and writing the scores."""

@@ -1,0 +1,157 @@
+"""The champion as feedback uses it: calibrated probabilities, and how sure it must be before its answer counts.
+
+Temperature and threshold come from the stored validation predictions of the champion, so nothing is scored again to
+find them. Does not belong here: choosing the champion (``evaluation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, predictions_key
+from emotion_assets.storage.store import Store, StoredFolder
+
+if TYPE_CHECKING:
+    from emotion_assets.models.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The champion and how its probabilities are read.
+
+    Probabilities are ``softmax(ln p / temperature)``; an answer counts from a confidence of ``threshold`` on, where the
+    answered validation rows reach ``target_accuracy``. ``coverage`` is the share of validation rows answered then.
+    """
+
+    model: str
+    folder: StoredFolder
+    labels: tuple[str, ...]
+    temperature: float
+    threshold: float
+    target_accuracy: float
+    coverage: float
+    validation_rows: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """For ``n`` texts: calibrated probabilities ``[n, labels]`` float32, and ``[n]`` bool: read only in part."""
+
+    probabilities: np.ndarray
+    truncated: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One text's emotion; ``status`` is ok, abstain or truncated."""
+
+    emotion: str
+    confidence: float
+    status: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The loaded champion. ``labels`` is the order of the probabilities."""
+
+    calibration: Calibration
+    scorer: Scorer
+
+    @property
+    def model(self) -> str:
+        return f"{self.calibration.model} {self.calibration.folder.version}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.calibration.labels
+
+    def answers(self, texts: Sequence[str]) -> Answers:
+        from emotion_assets.evaluation.metrics import scale
+
+        order = [self.scorer.labels.index(label) for label in self.labels]
+        probabilities = scale(self.scorer.score(texts)[:, order], self.calibration.temperature).astype(np.float32)
+        return Answers(probabilities, np.array(self.scorer.truncated(texts), dtype=bool))
+
+    def statuses(self, answers: Answers) -> np.ndarray:
+        """``[n]`` strings: an unsure answer abstains, whether or not its text was cut."""
+        sure = answers.probabilities.max(1) >= self.calibration.threshold
+        return np.where(~sure, "abstain", np.where(answers.truncated, "truncated", "ok"))
+
+    def score(self, texts: Sequence[str]) -> list[Answer]:
+        answers = self.answers(texts)
+        return [
+            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)))
+            for p, status in zip(answers.probabilities, self.statuses(answers), strict=True)
+        ]
+
+
+def calibrate(settings: Settings, store: Store) -> Calibration:
+    """The calibration of the current champion. Its threshold is a float32 as confidences are, so that a threshold and
+    an equal confidence compare as equal wherever it is done.
+
+    Raises:
+        StoreError: there is no champion yet.
+        UserError: the champion's predictions are not in the store.
+    """
+    from emotion_assets.evaluation.metrics import fit_temperature, scale
+    from emotion_assets.evaluation.predictions import read_predictions
+
+    champion = store.current(CHAMPION)
+    model, predictions = champion_predictions(settings, store, champion)
+    validation = read_predictions(predictions, "validation")
+    temperature = fit_temperature(validation.actual, validation.probabilities)
+    calibrated = scale(validation.probabilities, temperature).astype(np.float32)
+    target = settings.feedback.target_accuracy
+    threshold = threshold_for_accuracy(validation.actual, calibrated, target)
+    return Calibration(
+        model=model,
+        folder=champion,
+        labels=validation.labels,
+        temperature=temperature,
+        threshold=threshold,
+        target_accuracy=target,
+        coverage=float((calibrated.max(1) >= threshold).mean()),
+        validation_rows=len(validation.actual),
+    )
+
+
+def threshold_for_accuracy(actual: np.ndarray, probabilities: np.ndarray, target: float) -> float:
+    """The lowest confidence from which on answered rows reach ``target`` accuracy; above 1 where none does.
+
+    ``actual`` is ``[rows]`` label indices. The rows are taken surest first; rows of equal confidence are answered
+    together or not at all. This is the empirical threshold of selective classification (Geifman and El-Yaniv 2017)
+    without its finite-sample correction, so few validation rows make it optimistic.
+    """
+    confidence = probabilities.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    right = (probabilities.argmax(1) == actual)[order]
+    accuracy = np.cumsum(right) / np.arange(1, len(right) + 1)
+    ends = np.append(np.diff(confidence[order]) != 0, True)
+    reached = np.flatnonzero(ends & (accuracy >= target))
+    return float(confidence[order][reached[-1]]) if len(reached) else float(np.nextafter(np.float32(1), np.float32(2)))
+
+
+def champion_predictions(settings: Settings, store: Store, champion: StoredFolder) -> tuple[str, StoredFolder]:
+    """The champion's name, and its stored predictions.
+
+    A champion stays while its model is trained again, so its predictions are looked for under the champion first.
+
+    Raises:
+        UserError: no stored predictions were made by this very model version.
+    """
+    for key in (CHAMPION_PREDICTIONS, *(predictions_key(name) for name in settings.models)):
+        if store.has(key):
+            folder = store.current(key)
+            if folder.info["model_digest"] == champion.digest:
+                return folder.info["model_name"], folder
+    raise UserError(
+        f"champion_model {champion.version}: no predictions of it are stored; materialise predictions and "
+        "champion_model again"
+    )

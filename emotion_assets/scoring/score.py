@@ -1,0 +1,318 @@
+"""Scoring: the champion's answer for every row that has none, each batch of scores in one transaction.
+
+Belongs here: which texts are scored, in which batches, what status a score gets, which rows a person should see. Does
+not belong here: the model behind the answer (``ml.scoring``), what is SQL (``warehouse.feedback``).
+
+The rows to be scored are written to a nameless file first, equal texts behind each other. So an identical text is
+computed once, the database is free while the model works, and memory does not grow with the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from emotion_assets.ingest.readers import read_feedback
+from emotion_assets.ingest.rows import Accepted
+from emotion_assets.scoring.calibration import Answer, Answers, Calibration, Champion, calibrate
+from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.exports import writing_rows
+from emotion_assets.storage.failpoints import failpoint
+from emotion_assets.storage.store import Store
+from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
+from emotion_assets.storage.warehouse.feedback import (
+    churn,
+    count_waiting,
+    current_model,
+    record_model,
+    store_scores,
+    waiting_texts,
+)
+
+if TYPE_CHECKING:
+    from emotion_assets.storage.workspace import Workspace
+
+SPOOL_ROWS = 1024
+BATCH_CHARACTERS = 16_000_000
+
+
+@dataclass(frozen=True)
+class ScoringReport:
+    """What a scoring run did. ``computed`` texts went through the model; ``rejudged`` rows scored before got another
+    status from a changed threshold; ``churn`` is as ``warehouse.feedback.churn`` gives it, empty unless history was
+    rescored."""
+
+    model: str
+    model_version: str
+    threshold: float
+    rows: int
+    computed: int
+    statuses: dict[str, int]
+    rejudged: int
+    churn: tuple[dict[str, Any], ...]
+
+
+def parse_rescore(value: str | None) -> date | None:
+    """``None`` for no rescoring, ``all``, or ``since YYYY-MM-DD``: the day from which on history is scored again.
+
+    Raises:
+        UserError: anything else.
+    """
+    if not value:
+        return None
+    if value == "all":
+        return date.min
+    word, _, day = value.partition(" ")
+    try:
+        if word != "since":
+            raise ValueError
+        return date.fromisoformat(day.strip())
+    except ValueError:
+        raise UserError(
+            f"rescore: {value!r} is not known; use all, or since and a day as in: since 2026-01-31"
+        ) from None
+
+
+def load_champion(workspace: Workspace) -> Champion:
+    """The current champion, calibrated and loaded.  Raises as ``calibrate`` does."""
+    from emotion_assets.models.scorer import load_scorer
+
+    calibration = calibrate(workspace.settings, workspace.store)
+    return Champion(calibration, load_scorer(calibration.folder, workspace.store))
+
+
+def score_feedback(
+    settings: Settings,
+    store: Store,
+    warehouse: Warehouse,
+    run_id: str,
+    rescore: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    now: Callable[[], float] = time.time,
+) -> ScoringReport:
+    """Score whatever no model has scored yet; with ``rescore`` also history that the champion has not scored.
+
+    A threshold or temperature that is another than before is applied to the champion's earlier scores first.
+
+    Raises:
+        UserError: no champion yet, its predictions are missing, or ``rescore`` is not understood.
+        WarehouseError: the database cannot be used, or the disk is full; batches stored before stay stored.
+    """
+    since = parse_rescore(rescore)
+    calibration = calibrate(settings, store)
+    version = calibration.folder.version
+    rejudged = _record_champion(warehouse, calibration, now())
+    statuses = {"ok": 0, "abstain": 0, "truncated": 0}
+    computed = stored = 0
+    with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
+        with warehouse.reading() as db:
+            total = count_waiting(db, version, since)
+            if total:
+                _spool(waiting_texts(db, version, since, SPOOL_ROWS), spool)
+        failpoint("scoring.spooled")
+        if total:
+            from emotion_assets.models.scorer import load_scorer
+
+            champion = Champion(calibration, load_scorer(calibration.folder, store))
+            spool.seek(0)
+            for batch in _batches(pa.ipc.open_stream(spool), settings.feedback.batch_size):
+                answers, fresh = _answers(batch, champion)
+                computed += fresh
+                rows = _rows(batch, answers, champion, run_id, now())
+                queue = _queue(rows, settings.feedback.audit_share)
+                failpoint("scoring.mid_batch")
+                with warehouse.writing() as db:
+                    stored += store_scores(db, rows.drop(["text"]), queue)
+                    failpoint("scoring.stored")
+                for status, n in zip(*np.unique(rows["status"].to_numpy(), return_counts=True), strict=True):
+                    statuses[str(status)] += int(n)
+                progress(sum(statuses.values()), total)
+    changed: list[dict[str, Any]] = []
+    if since is not None:
+        with warehouse.reading() as db:
+            changed = churn(db, version)
+    return ScoringReport(
+        calibration.model, version, calibration.threshold, stored, computed, statuses, rejudged, tuple(changed)
+    )
+
+
+FILE_SCORES = pa.schema(
+    [
+        ("row_number", pa.int64()),
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("emotion", pa.string()),
+        ("confidence", pa.float64()),
+        ("status", pa.string()),
+    ]
+)
+
+
+def score_file(champion: Champion, path: Path, settings: Settings, output: Path | None = None) -> str:
+    """Score the rows of one feedback file without storing anything, and say in a line what came out.
+
+    ``output`` (.csv or .parquet) gets the columns of ``FILE_SCORES``.
+
+    Raises:
+        Quarantine: the file cannot be read as a whole.
+        UserError: ``output`` is not a name for an export.
+    """
+    emotions: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    rejects: Counter[str] = Counter()
+    with writing_rows(output, FILE_SCORES) if output else nullcontext() as write:
+        rows: list[Accepted] = []
+        for row in chain(read_feedback(path, settings.feedback), [None]):
+            if isinstance(row, Accepted):
+                rows.append(row)
+            elif row is not None:
+                rejects[str(row.reason_code)] += 1
+            if rows and (row is None or len(rows) == settings.feedback.batch_size):
+                answers = champion.score([accepted.text for accepted in rows])
+                emotions.update(answer.emotion for answer in answers)
+                statuses.update(answer.status for answer in answers)
+                if write is not None:
+                    write(_file_scores(rows, answers))
+                rows = []
+    total = sum(emotions.values())
+    shares = ", ".join(f"{emotion} {n / total:.0%}" for emotion, n in emotions.most_common())
+    told = f"{total} rows scored by {champion.model}" + (f": {shares}" if total else "")
+    told += f"; {statuses['abstain']} unsure" if statuses["abstain"] else ""
+    return told + "".join(f"; {n} rejected as {reason}" for reason, n in rejects.most_common())
+
+
+def _file_scores(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
+    columns = zip(
+        *(
+            (row.row_number, row.id, row.text, answer.emotion, answer.confidence, answer.status)
+            for row, answer in zip(rows, answers, strict=True)
+        ),
+        strict=True,
+    )
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, FILE_SCORES, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=FILE_SCORES)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Distinct texts; ``ids[i]`` are the rows with ``texts[i]``; ``known[i]`` its stored probabilities, if any."""
+
+    texts: list[str]
+    ids: list[list[str]]
+    known: list[list[float] | None]
+    truncated: list[bool | None]
+
+
+def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float) -> int:
+    """Note the champion and how it is read, if that is new; how many earlier scores got another status by it."""
+    row = {
+        "model_version": calibration.folder.version,
+        "model": calibration.model,
+        "labels": list(calibration.labels),
+        "temperature": calibration.temperature,
+        "threshold": calibration.threshold,
+        "target_accuracy": calibration.target_accuracy,
+        "coverage": calibration.coverage,
+        "validation_rows": calibration.validation_rows,
+    }
+    with warehouse.reading() as db:
+        current = current_model(db)
+    if current is not None and all(current[key] == value for key, value in row.items()):
+        return 0
+    with warehouse.writing() as db:
+        return record_model(db, {**row, "recorded_at": datetime.fromtimestamp(now, UTC)})
+
+
+def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(spool, texts.schema, options=options) as stream:
+        for batch in texts:
+            stream.write_batch(batch)
+
+
+def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
+    """Batches of at most ``size`` distinct texts and about ``BATCH_CHARACTERS`` characters."""
+    batch, characters = _Batch([], [], [], []), 0
+    last = None
+    for part in rows:
+        columns = (part[name].to_pylist() for name in ("text", "feedback_id", "probabilities", "truncated"))
+        for text, feedback_id, known, truncated in zip(*columns, strict=True):
+            if text == last:
+                batch.ids[-1].append(feedback_id)
+                continue
+            last = text
+            if batch.texts and (len(batch.texts) >= size or characters + len(text) > BATCH_CHARACTERS):
+                yield batch
+                batch, characters = _Batch([], [], [], []), 0
+            batch.texts.append(text)
+            batch.ids.append([feedback_id])
+            batch.known.append(known)
+            batch.truncated.append(truncated)
+            characters += len(text)
+    if batch.texts:
+        yield batch
+
+
+def _answers(batch: _Batch, champion: Champion) -> tuple[Answers, int]:
+    """Answers for every text of the batch, and how many of them the model had to compute."""
+    new = [i for i, known in enumerate(batch.known) if known is None]
+    probabilities = np.zeros((len(batch.texts), len(champion.labels)), dtype=np.float32)
+    truncated = np.array([bool(value) for value in batch.truncated])
+    for i, known in enumerate(batch.known):
+        if known is not None:
+            probabilities[i] = known
+    if new:
+        computed = champion.answers([batch.texts[i] for i in new])
+        probabilities[new], truncated[new] = computed.probabilities, computed.truncated
+    return Answers(probabilities, truncated), len(new)
+
+
+def _rows(batch: _Batch, answers: Answers, champion: Champion, run_id: str, now: float) -> pa.Table:
+    """The rows of ``scored_feedback`` for a batch, with their text."""
+    emotions = np.array(champion.labels, dtype=object)[answers.probabilities.argmax(1)]
+    repeats = np.repeat(np.arange(len(batch.texts)), [len(ids) for ids in batch.ids])
+    flat = pa.array(answers.probabilities[repeats].ravel())
+    n = len(repeats)
+    return pa.table(
+        {
+            "feedback_id": pa.array([identity for ids in batch.ids for identity in ids], pa.string()),
+            "text": pa.array(batch.texts, pa.string()).take(pa.array(repeats)),
+            "model_version": pa.array([champion.calibration.folder.version] * n, pa.string()),
+            "emotion": pa.array(emotions[repeats], pa.string()),
+            "confidence": pa.array(answers.probabilities.max(1).astype(float)[repeats]),
+            "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(champion.labels)),
+            "status": pa.array(champion.statuses(answers)[repeats].astype(object), pa.string()),
+            "scored_at": pa.array([datetime.fromtimestamp(now, UTC)] * n, pa.timestamp("us", "UTC")),
+            "run_id": pa.array([run_id] * n, pa.string()),
+            "truncated": pa.array(answers.truncated[repeats]),
+        }
+    )
+
+
+def _queue(rows: pa.Table, audit_share: float) -> pa.Table:
+    """The rows a person should see: those the model was not sure of, and a sample drawn whatever it answered."""
+    audit = np.array([in_audit(identity, audit_share) for identity in rows["feedback_id"].to_pylist()])
+    unsure = rows["status"].to_numpy() == "abstain"
+    chosen = rows.select(["feedback_id", "text", "emotion", "confidence"])
+    chosen = chosen.append_column("reason", pa.array(np.where(unsure, "abstain", "audit").astype(object), pa.string()))
+    return chosen.append_column("audit", pa.array(audit)).filter(pa.array(audit | unsure))
+
+
+def in_audit(feedback_id: str, share: float) -> bool:
+    """Whether a row is in the random sample. The draw depends on the id alone, so a run that is repeated after a crash
+    draws the same rows."""
+    draw = int.from_bytes(hashlib.sha256(f"audit:{feedback_id}".encode()).digest()[:8], "big")
+    return draw < share * 2**64

@@ -1,0 +1,1 @@
+"""Where everything lives: content-addressed folders, locks, the DuckDB warehouse, exports."""

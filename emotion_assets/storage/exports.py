@@ -1,0 +1,179 @@
+"""What others read instead of the live database: every table as Parquet, and the scores as Parquet and CSV.
+
+``reports/exports/current`` is a link to the newest complete set; a set is written beside and appears whole or not at
+all. ``feedback.rebuild`` restores the database from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from emotion_assets.settings.errors import UserError
+from emotion_assets.storage.failpoints import failpoint
+from emotion_assets.storage.locks import file_lock
+from emotion_assets.storage.store import file_sha256
+from emotion_assets.storage.warehouse.database import Warehouse, room_to_write, tables
+from emotion_assets.storage.warehouse.feedback import score_rows, table_rows
+
+MANIFEST, CURRENT, SETS_KEPT = "manifest.json", "current", 2
+ROWS_PER_BATCH = 10_240
+FORMULA = r"^(\s*[=+\-@＝＋－＠]|[\t\r\n])"
+
+
+@dataclass(frozen=True)
+class ExportSet:
+    """A complete set of exports: ``rows`` by table name."""
+
+    folder: Path
+    rows: dict[str, int]
+
+
+def exports_folder(warehouse: Warehouse) -> Path:
+    return warehouse.path.parent / "reports" / "exports"
+
+
+def export_tables(warehouse: Warehouse) -> ExportSet:
+    """Write every table, and the scores with their texts, as they are now, and make the set the current one.
+
+    Raises:
+        WarehouseError: the database cannot be used, or the disk is full; the set of before stays the current one.
+    """
+    root = exports_folder(warehouse)
+    with file_lock(root / ".lock", warehouse.wait_seconds, f"{root}"), room_to_write(root):
+        for leftover in root.glob(".draft-*"):
+            shutil.rmtree(leftover)
+        draft = Path(tempfile.mkdtemp(dir=root, prefix=".draft-"))
+        try:
+            rows = _write_set(warehouse, draft)
+            failpoint("export.before_rename")
+            return _publish(root, draft, rows)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def export_sets(warehouse: Warehouse) -> list[Path]:
+    """The folders of complete sets, newest first."""
+    root = exports_folder(warehouse)
+    return sorted((path for path in root.glob("set-*") if path.is_dir()), reverse=True)
+
+
+def export_scores(warehouse: Warehouse, path: Path) -> int:
+    """Write each row's newest score with its text to a ``.parquet`` or ``.csv`` file; how many rows.
+
+    Cells of a CSV file that a spreadsheet would run as a formula start with an apostrophe.
+
+    Raises:
+        UserError: as ``writing_rows``.
+    """
+    with warehouse.reading() as db:
+        batches = score_rows(db, ROWS_PER_BATCH)
+        with writing_rows(path, batches.schema) as write:
+            return sum(write(batch) for batch in batches)
+
+
+@contextmanager
+def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], int]]:
+    """A function that appends a batch to a new ``.parquet`` or ``.csv`` file and returns its rows; the file is there
+    whole after the block, or not at all.
+
+    Raises:
+        UserError: another file name, a folder that does not exist, a place that may not be written to, or a full disk.
+    """
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(f"{path}: not a name for an export; let it end in .parquet or .csv")
+    draft = path.with_name(f".{path.name}.draft")
+    with _may_be_written(path):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the name of a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent}: no such folder; make it first")
+        opened = draft.open("wb")
+    try:
+        with room_to_write(path), opened as file:
+            if path.suffix == ".parquet":
+                writer = pq.ParquetWriter(file, schema, compression="zstd")
+            else:
+                writer = pyarrow.csv.CSVWriter(file, neutralised(pa.RecordBatch.from_pylist([], schema)).schema)
+
+            def write(batch: pa.RecordBatch) -> int:
+                writer.write_batch(batch if path.suffix == ".parquet" else neutralised(batch))
+                return int(batch.num_rows)
+
+            with writer:
+                yield write
+        with _may_be_written(path):
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _may_be_written(path: Path) -> Iterator[None]:
+    """What the system refuses as one line about ``path``."""
+    try:
+        with room_to_write(path):
+            yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give a file in another folder") from None
+
+
+def neutralised(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with an apostrophe before every string, and column name, that a spreadsheet would run as a formula."""
+    columns = [
+        pc.replace_substring_regex(column, FORMULA, r"'\1") if pa.types.is_string(column.type) else column
+        for column in batch.columns
+    ]
+    names = [re.sub(FORMULA, r"'\1", name) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def _write_set(warehouse: Warehouse, draft: Path) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    with warehouse.reading() as db:
+        for name in tables(db):
+            rows[name] = _write(draft / f"{name}.parquet", table_rows(db, name, ROWS_PER_BATCH))
+            failpoint("export.mid_set")
+        for suffix in (".parquet", ".csv"):
+            rows["scores"] = _write(draft / f"scores{suffix}", score_rows(db, ROWS_PER_BATCH))
+    sums = {file.name: file_sha256(file) for file in sorted(draft.iterdir())}
+    (draft / MANIFEST).write_text(json.dumps({"files": sums, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def _publish(root: Path, draft: Path, rows: dict[str, int]) -> ExportSet:
+    """Number the set, point ``current`` to it, and drop all but the newest sets."""
+    sets = sorted(root.glob("set-*"))
+    number = int(sets[-1].name.removeprefix("set-")) + 1 if sets else 1
+    folder = root / f"set-{number:06d}"
+    for path in [*draft.iterdir(), draft]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    draft.chmod(0o755)  # mkdtemp closes it to every other user, and dashboards are others
+    draft.rename(folder)
+    failpoint("export.before_link")
+    link = root / f".{CURRENT}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(root / CURRENT)
+    for old in sets[: 1 - SETS_KEPT]:
+        shutil.rmtree(old)
+    return ExportSet(folder, rows)
+
+
+def _write(path: Path, batches: pa.RecordBatchReader) -> int:
+    with writing_rows(path, batches.schema) as write:
+        return sum(write(batch) for batch in batches)

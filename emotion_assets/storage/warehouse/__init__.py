@@ -1,0 +1,1 @@
+"""The DuckDB file: its tables, who may write to it, and the queries of each subject."""

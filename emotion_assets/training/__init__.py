@@ -1,0 +1,1 @@
+"""The training loop: fitting weights, exact resume, several processes, the device."""

@@ -1,1 +1,0 @@
-"""The one place that speaks SQL to DuckDB: the wrapper round the file, the schema, and the statements by topic."""

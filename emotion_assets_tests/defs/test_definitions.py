@@ -1,0 +1,134 @@
+"""The code location: which assets there are, what each tells the UI, and what loading it costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from emotion_assets.defs.build import build_defs
+from emotion_assets_tests.conftest import PROJECT
+
+GRAPH = {
+    "dataset": [
+        "raw_emotion_dataset",
+        "class_balance_report",
+        *(f"tokenised_splits/{f}" for f in ("llama", "bert", "roberta")),
+    ],
+    "models": [
+        *(f"base_models/{b}_mini" for b in ("llama", "bert_base", "bert_large", "roberta_base", "roberta_large")),
+        "llama3_lora_model",
+        *(
+            f"baseline_models/{m}"
+            for m in ("bert_base", "bert_large", "roberta_base", "roberta_large", "tfidf_svm", "bigru")
+        ),
+    ],
+    "evaluation": [
+        *(
+            f"predictions/{m}"
+            for m in (
+                "llama3_lora_model",
+                "bert_base",
+                "bert_large",
+                "roberta_base",
+                "roberta_large",
+                "tfidf_svm",
+                "bigru",
+            )
+        ),
+        "evaluation_table",
+        "champion_model",
+    ],
+    "feedback": ["feedback", "scored_feedback", "feedback_report"],
+}
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dg.AssetSpec]:
+    defs = build_defs({"home": tmp_path_factory.mktemp("home")})
+    return {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        env=os.environ | environment,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_graph_has_the_assets_of_the_design_in_their_groups(specs: dict[str, dg.AssetSpec]) -> None:
+    found: dict[str, list[str]] = {}
+    for key, spec in specs.items():
+        found.setdefault(str(spec.group_name), []).append(key)
+    assert {group: sorted(keys) for group, keys in found.items()} == {g: sorted(keys) for g, keys in GRAPH.items()}
+
+
+def test_every_asset_tells_what_it_is_who_owns_it_and_what_it_is_made_with(specs: dict[str, dg.AssetSpec]) -> None:
+    for key, spec in specs.items():
+        assert spec.description, key
+        assert spec.owners, key
+        assert spec.kinds, key
+        assert spec.code_version, key
+
+
+def test_training_never_starts_by_itself_and_analysis_follows_its_inputs(specs: dict[str, dg.AssetSpec]) -> None:
+    followers = {key for key, spec in specs.items() if spec.automation_condition is not None}
+    assert followers.isdisjoint({"raw_emotion_dataset", *GRAPH["models"]})
+    expected = {"class_balance_report", "evaluation_table", "champion_model"}
+    assert expected | {k for k in specs if k.startswith(("tokenised_splits/", "predictions/"))} <= followers
+
+
+def test_the_llama_depends_on_its_base_and_tokens_alone(specs: dict[str, dg.AssetSpec]) -> None:
+    deps = {dep.asset_key.to_user_string() for dep in specs["llama3_lora_model"].deps}
+    assert deps == {"base_models/llama_mini", "tokenised_splits/llama"}
+
+
+def test_loading_the_definitions_imports_nothing_heavy() -> None:
+    code = (
+        "import emotion_assets.definitions, sys;"
+        "heavy = ('torch', 'transformers', 'peft', 'datasets', 'sklearn', 'matplotlib', 'pandas', 'duckdb');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("profile", ["embedded", "laptop", "paper"])
+def test_dagster_definitions_validate_passes_without_a_deprecation_warning(profile: str, tmp_path: Path) -> None:
+    done = run(
+        "-W", "error::DeprecationWarning:emotion_assets", "-m", "dagster", "definitions", "validate",
+        EMOTION_PROFILE=profile, DAGSTER_HOME=str(tmp_path),
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "Validation successful" in said
+    assert "Deprecat" not in said
+    assert "BetaWarning" not in said
+
+
+def test_a_broken_profile_is_one_line_that_names_the_key(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("description: x\nlabels: [a, b]\ndatset: {}\nmodels: {tfidf_svm: {method: tfidf_svm}}\n")
+    done = run("-m", "dagster", "definitions", "validate", EMOTION_PROFILE=str(profile), DAGSTER_HOME=str(tmp_path))
+    assert done.returncode != 0
+    assert f"{profile}: key 'datset' does not exist; did you mean 'dataset'?" in done.stdout + done.stderr
+
+
+def test_changing_one_model_changes_the_code_version_of_that_model_alone(tmp_path: Path) -> None:
+    def versions(**changes: object) -> dict[str, str | None]:
+        defs = build_defs({"home": tmp_path, **changes})
+        return {spec.key.to_user_string(): spec.code_version for spec in defs.resolve_all_asset_specs()}
+
+    before = versions()
+    after = versions(models={"llama3_lora_model": {"lora": {"rank": 16}}})
+    assert {key for key in before if before[key] != after[key]} == {"llama3_lora_model"}

@@ -1,0 +1,151 @@
+"""A training as a step of a run: its progress in the run's log, its errors as one line, its end with the run's end."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import pytest
+
+from emotion_assets.defs.launch import run_training
+from emotion_assets.jobs.process import TrainingJob, stored_input
+from emotion_assets.settings.schema import Training, TransformerModel
+from emotion_assets_tests.worlds.tiny import LABELS, stored_case
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def _job(root: Path, epochs: int = 1) -> TrainingJob:
+    _, base, tokens = stored_case(root)
+    training = Training(epochs=epochs, batch_size=10, learning_rate=1e-3)
+    target = root / "target"
+    target.mkdir()
+    return TrainingJob(
+        kind="transformer",
+        name="tiny_model",
+        settings=TransformerModel(method="lora", base="tiny", training=training).model_dump(mode="json"),
+        labels=LABELS,
+        seed=5,
+        inputs={"base": stored_input(base), "tokens": stored_input(tokens)},
+        target=str(target),
+        checkpoints=str(root / "checkpoints"),
+    )
+
+
+def _materialize(
+    job: TrainingJob, instance: dg.DagsterInstance | None = None, retry: bool = False
+) -> dg.ExecuteInProcessResult:
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1) if retry else None)
+    def model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"measured": run_training(context, job)})
+
+    return dg.materialize([model], raise_on_error=False, instance=instance)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> Any:
+    assert not result.success
+    return next(e for e in result.all_events if e.is_step_failure).event_specific_data
+
+
+def _children() -> list[psutil.Process]:
+    return [
+        p for p in psutil.Process().children(recursive=True) if "emotion_assets.jobs.process" in " ".join(p.cmdline())
+    ]
+
+
+def test_progress_is_in_the_runs_log_and_the_measurements_come_back(tmp_path: Path) -> None:
+    with dg.instance_for_test() as instance:
+        result = _materialize(_job(tmp_path), instance)
+        assert result.success
+        lines = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any("tiny_model: step 6/6 (100%)" in line for line in lines)
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["measured"].value["trainable_parameters"] > 0
+    assert (tmp_path / "target" / "model.json").is_file()
+
+
+def test_a_users_error_is_one_line_and_is_not_retried(tmp_path: Path) -> None:
+    result = _materialize(dataclasses.replace(_job(tmp_path), labels=["joy", "fear"]), retry=True)
+    data = _failure(result)
+    assert "materialise the tokens again" in data.user_failure_data.description
+    assert "\n" not in data.user_failure_data.description
+    assert not any(event.is_step_up_for_retry for event in result.all_events)
+    assert not list((tmp_path / "target").iterdir())
+
+
+def test_a_killed_process_is_told_as_such(tmp_path: Path) -> None:
+    def kill() -> None:
+        while not _children():
+            time.sleep(0.05)
+        _children()[0].kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    data = _failure(_materialize(_job(tmp_path, epochs=100_000)))
+    thread.join()
+    assert "was killed, most likely because memory ran out" in data.user_failure_data.description
+
+
+def test_a_cancelled_run_ends_the_whole_group_within_seconds(tmp_path: Path) -> None:
+    """Dagster cancels a run by an interrupt of the step's process."""
+    job = _job(tmp_path, epochs=100_000)
+    interrupted: list[float] = []
+    seen: list[psutil.Process] = []
+
+    def interrupt() -> None:
+        while not _children():
+            time.sleep(0.05)
+        time.sleep(2.0)
+        seen.extend(_children())
+        interrupted.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = _materialize(job)
+    took = time.monotonic() - interrupted[0]
+    thread.join()
+    assert not result.success
+    assert seen and not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in seen)
+    assert took < 8
+    assert not list((tmp_path / "target").iterdir())
+
+
+def test_what_outlives_its_parent_in_the_group_is_killed_too(tmp_path: Path) -> None:
+    """A stubborn process that ignores TERM, with a child of its own."""
+    import subprocess
+    import sys
+
+    from emotion_assets.defs.launch import _end_group
+
+    program = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    started = time.monotonic()
+    _end_group(process)
+    process.stdout.close()
+    assert time.monotonic() - started < 6
+    assert process.returncode == -signal.SIGKILL
+    for _ in range(100):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child outlived its group")

@@ -1,0 +1,288 @@
+"""The training loop against a loop written out by hand, cut off and resumed, split and merged."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from emotion_assets.settings.schema import Training
+from emotion_assets.training import resume
+from emotion_assets.training import trainer as fitting
+from emotion_assets.training.resume import FILE, Checkpoint
+from emotion_assets.training.runtime import Runtime
+from emotion_assets.training.trainer import Fitted, TrainingError, fit
+from emotion_assets_tests.worlds.tiny import CPU, PREFIX, base_folder, classifier_of, rows_of
+
+ROWS = 47  # the last step of an epoch is a short one
+
+
+@pytest.fixture
+def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "LARGEST_SHARE", 1e9)
+
+
+class _KilledError(Exception):
+    pass
+
+
+def _case(seed: int = 0, dropout: float = 0.3) -> tuple[torch.nn.Module, fitting.LossOf, Callable[[], float]]:
+    """A small network with dropout, so that the random state matters, and its loss."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, 16), torch.nn.Dropout(dropout), torch.nn.Tanh(), torch.nn.Linear(16, 3)
+    )
+    x, y = torch.randn(ROWS, 8), torch.randint(3, (ROWS,))
+
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        index = list(chosen)
+        return torch.nn.functional.cross_entropy(model(x[index]), y[index], reduction="sum"), len(index)
+
+    def evaluate() -> float:
+        return float((model(x).argmax(1) == y).float().mean())
+
+    return model, loss_of, evaluate
+
+
+TRAINING = Training(epochs=3, batch_size=5, gradient_accumulation=2, learning_rate=1e-2, keep="best")
+
+
+def _fit(training: Training = TRAINING, checkpoint: Checkpoint | None = None, **more: object) -> tuple[dict, Fitted]:
+    model, loss_of, evaluate = _case(dropout=float(more.pop("dropout", 0.3)))  # type: ignore[arg-type]
+    wrap = more.pop("wrap", lambda f: f)
+    fitted = fit(
+        model,
+        ROWS,
+        wrap(loss_of),  # type: ignore[operator]
+        training,
+        CPU,
+        3,
+        "test",
+        lambda _: None,
+        evaluate,
+        checkpoint,
+        **more,  # type: ignore[arg-type]
+    )
+    return model.state_dict(), fitted
+
+
+def _equal(one: dict, two: dict, tolerance: float = 0.0) -> None:
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=tolerance)
+
+
+def test_the_loop_does_what_a_plain_torch_loop_does() -> None:
+    training = TRAINING.model_copy(update={"keep": "last", "warmup_share": 0.2})
+    weights, _ = _fit(training, dropout=0.0)
+    model, loss_of, _ = _case(dropout=0.0)
+    steps = math.ceil(ROWS / 10)
+    total, warmup = 3 * steps, int(3 * steps * 0.2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    generator, step = torch.Generator().manual_seed(3), 0
+    for _ in range(3):
+        order = torch.randperm(ROWS, generator=generator).tolist()
+        for start in range(0, ROWS, 10):
+            done = (step - warmup) / (total - warmup)
+            factor = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * done))
+            optimizer.param_groups[0]["lr"] = 1e-2 * factor
+            optimizer.zero_grad()
+            loss, count = loss_of(order[start : start + 10])
+            (loss / count).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+    _equal(weights, model.state_dict(), 1e-6)
+
+
+def test_the_cosine_is_that_of_transformers() -> None:
+    from transformers import get_cosine_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = get_cosine_schedule_with_warmup(optimizer, 0, 40)
+    mine = fitting._schedule(Training(), 40)
+    for step in range(40):
+        assert mine(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("objective", ["head", "instruction"])
+def test_twenty_rows_at_once_have_the_gradient_of_four_times_five(tmp_path: Path, objective: str) -> None:
+    folder = base_folder(tmp_path / "base")
+    rows = rows_of(20, prefix=PREFIX)
+    labels = torch.arange(20) % 3
+    gradients = []
+    for size in (20, 5):
+        classifier = classifier_of(folder, objective)
+        targets = 0
+        for start in range(0, 20, size):
+            loss, count = classifier.loss(rows[start : start + size], labels[start : start + size], 0.0)
+            loss.backward()
+            targets += count
+        gradients.append([p.grad / targets for p in classifier.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_merged_micro_batches_give_the_same_weights() -> None:
+    accumulated, _ = _fit(dropout=0.0)
+    merged, _ = _fit(dropout=0.0, rows_per_forward=10)
+    _equal(accumulated, merged, 1e-6)
+
+
+def test_a_merged_step_that_fills_the_memory_is_split_and_what_it_held_is_freed() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def tight(loss_of: fitting.LossOf) -> fitting.LossOf:
+        def wrapped(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+            if len(chosen) > 5:
+                activations = torch.zeros(1000)
+                held.append(weakref.ref(activations))
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            alive.extend(reference() is not None for reference in held)
+            return loss_of(chosen)
+
+        return wrapped
+
+    accumulated, _ = _fit(dropout=0.0)
+    split, fitted = _fit(dropout=0.0, rows_per_forward=10, wrap=tight)
+    assert len(held) == 1 and not any(alive)
+    assert fitted.rows_per_forward == 5
+    _equal(accumulated, split, 1e-6)
+
+
+def test_accumulation_weighs_targets_not_micro_batches() -> None:
+    """Five micro-batches of unequal numbers of targets count target by target."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    module = torch.nn.ParameterList([weight])
+    seen: list[int] = []
+
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        seen.extend(chosen)
+        targets = sum(1 + i % 3 for i in chosen)
+        return weight.sum() * sum((1 + i % 3) * i for i in chosen), targets
+
+    training = Training(epochs=1, batch_size=2, gradient_accumulation=5, max_grad_norm=1e9, learning_rate=1.0)
+    gradients: list[float] = []
+    weight.register_hook(lambda g: None)
+    original = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
+        gradients.append(parameters[0].grad.item())  # type: ignore[union-attr]
+        return original(parameters, limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+        fit(module, 10, loss_of, training, CPU, 0, "test", lambda _: None)
+    expected = sum((1 + i % 3) * i for i in range(10)) / sum(1 + i % 3 for i in range(10))
+    assert gradients == [pytest.approx(expected)]
+    assert sorted(seen) == list(range(10))
+
+
+@pytest.mark.usefixtures("_always_due")
+@pytest.mark.parametrize("calls", [3, 11, 14, 25])
+def test_a_killed_training_resumes_to_the_same_result(tmp_path: Path, calls: int) -> None:
+    """Killed in the first, second and third epoch; ten forward passes make an epoch."""
+    whole, fitted = _fit()
+
+    def dies(loss_of: fitting.LossOf) -> fitting.LossOf:
+        left = iter(range(calls))
+
+        def wrapped(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+            if next(left, None) is None:
+                raise _KilledError
+            return loss_of(chosen)
+
+        return wrapped
+
+    checkpoint = Checkpoint(tmp_path, "recipe")
+    with pytest.raises(_KilledError):
+        _fit(checkpoint=checkpoint, wrap=dies)
+    again, resumed = _fit(checkpoint=Checkpoint(tmp_path, "recipe"))
+    assert resumed.resumed_at_step > 0
+    _equal(whole, again)
+    assert resumed.scores == fitted.scores
+    assert resumed.best_epoch == fitted.best_epoch
+
+
+@pytest.mark.usefixtures("_always_due")
+def test_the_state_of_another_training_is_not_resumed_from(tmp_path: Path) -> None:
+    _fit(checkpoint=Checkpoint(tmp_path, "one"))
+    assert (tmp_path / FILE).is_file()
+    _, fitted = _fit(checkpoint=Checkpoint(tmp_path, "another"))
+    assert fitted.resumed_at_step == 0
+
+
+def test_damaged_state_is_not_resumed_from(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a state")
+    _, fitted = _fit(checkpoint=Checkpoint(tmp_path, "one"))
+    assert fitted.resumed_at_step == 0
+
+
+def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(tmp_path, "one")
+    checkpoint.write({"x": torch.ones(2)}, {"n": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("emotion_assets.training.resume.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write({"x": torch.zeros(2)}, {"n": 2})
+    state = checkpoint.read()
+    assert state is not None and state[1] == {"n": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_training(value: float) -> None:
+    def broken(loss_of: fitting.LossOf) -> fitting.LossOf:
+        return lambda chosen: (loss_of(chosen)[0] * value, len(chosen))
+
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step 1"):
+        _fit(wrap=broken)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training() -> None:
+    def broken(loss_of: fitting.LossOf) -> fitting.LossOf:
+        def wrapped(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+            loss, count = loss_of(chosen)
+            return loss + 0 * (loss - loss.detach()).abs().sqrt(), count  # sqrt at 0 has an infinite slope
+
+        return wrapped
+
+    with pytest.raises(TrainingError, match="gradient is not finite at step 1"):
+        _fit(wrap=broken)
+
+
+def test_fp16_training_scales_the_loss_and_skips_what_overflows() -> None:
+    """On the CPU, where fp16 autocast works too: early steps overflow at the first scale and must not touch weights."""
+    half = Runtime(torch.device("cpu"), torch.float16, "test")
+    assert half.needs_loss_scaling
+    model, loss_of, evaluate = _case(dropout=0.0)
+    training = TRAINING.model_copy(update={"epochs": 20, "keep": "last"})
+    before = evaluate()
+    fitted = fit(model, ROWS, loss_of, training, half, 3, "test", lambda _: None, evaluate)
+    assert fitted.scores[-1] > before + 0.3
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_the_best_epoch_is_kept_and_the_earliest_of_equals() -> None:
+    model, loss_of, _ = _case()
+    scores = iter([0.5, 0.7, 0.7])
+    kept = []
+
+    def evaluate() -> float:
+        kept.append({k: v.clone() for k, v in model.state_dict().items()})
+        return next(scores)
+
+    fitted = fit(model, ROWS, loss_of, TRAINING, CPU, 3, "test", lambda _: None, evaluate)
+    assert fitted.best_epoch == 2
+    _equal(kept[1], model.state_dict())
