@@ -26,11 +26,12 @@ from emotion_assets.models.transformer.attention import NAME, choose_backend, re
 from emotion_assets.models.transformer.classifier import Classifier, Shape
 from emotion_assets.models.transformer.lora import add_adapters, speed_up
 from emotion_assets.models.transformer.memory import Sizes, rows_per_forward
-from emotion_assets.settings.schema import Lora, Training
+from emotion_assets.settings.schema import Lora, Training, TransformerModel
 from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
-from emotion_assets.training.trainer import fit
+from emotion_assets.training.trainer import Trainer, TrainingTask
 
 ROWS, EPOCHS, PER_STEP = 16_000, 3, 20
+LORA = Lora(rank=8, alpha=16)
 PROMPT_HEAD, PROMPT_TAIL, ANSWER = 18, 5, 3  # Llama-3's chat form round a text, and a label word with its end of turn
 PEAK_TFLOPS = {  # dense bf16, from the makers' data sheets, by the name that torch gives the device
     "NVIDIA H100 80GB HBM3": 989.0,
@@ -115,9 +116,12 @@ def measure(objective: str, runtime: Runtime, rows: int, attention: str, profile
         torch.cuda.reset_peak_memory_stats()
     classifier, sizes = _classifier(objective, runtime, attention)
     training = Training(batch_size=5, gradient_accumulation=4, epochs=1, learning_rate=5e-5, keep="last")
+    model = TransformerModel.model_validate(
+        {"method": "lora", "base": "random", "objective": objective, "lora": LORA, "training": training}
+    )
     texts = _rows(rows, sizes.parameters > 1e9, objective)
     labels = torch.randint(6, (rows,), device=runtime.device)
-    merged = rows_per_forward(sizes, training, runtime, [len(row) for row in texts])
+    size = rows_per_forward(sizes, model, runtime, [len(row) for row in texts])
     through = 0
 
     def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
@@ -128,19 +132,8 @@ def measure(objective: str, runtime: Runtime, rows: int, attention: str, profile
         return classifier.loss(batch, labels[list(chosen)], 0.0)
 
     def train(n: int) -> None:
-        fit(
-            classifier,
-            n,
-            loss_of,
-            training,
-            runtime,
-            1,
-            objective,
-            lambda p: print(p.line(), flush=True),
-            None,
-            None,
-            merged,
-        )
+        task = TrainingTask(objective, classifier, n, loss_of)
+        Trainer(task, training, runtime, 1, size).fit(lambda p: print(p.line(), flush=True))
 
     train(5 * PER_STEP)  # the first steps pay for lazy set-up
     if profile:
@@ -169,7 +162,7 @@ def _classifier(objective: str, runtime: Runtime, attention: str) -> tuple[Class
     config = LlamaConfig(**content)
     with torch.device(runtime.device):
         backbone = loader.from_config(config, dtype=runtime.dtype, attn_implementation=NAME)
-    backbone = add_adapters(backbone, Lora(rank=8, alpha=16), causal_head=objective == "instruction")
+    backbone = add_adapters(backbone, LORA, causal_head=objective == "instruction")
     speed_up(backbone)
     answers = [[100 + i, 200 + i, 300] for i in range(6)] if objective == "instruction" else []
     labels = [str(i) for i in range(6)]

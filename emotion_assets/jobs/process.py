@@ -94,13 +94,13 @@ def run_job(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any]:
     from emotion_assets.models import bases
     from emotion_assets.models import train as training
     from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, load_tokenizer, read_tokens
-    from emotion_assets.training.resume import Checkpoint
+    from emotion_assets.training.resume import ResumeState
     from emotion_assets.training.trainer import Progress
 
     def report(progress: Progress) -> None:
         say(progress.line())
 
-    target, checkpoint = Path(job.target), Checkpoint(Path(job.checkpoints), job.recipe)
+    target, checkpoint = Path(job.target), ResumeState(Path(job.checkpoints), job.recipe)
     if job.kind == "pretrain":
         source = PretrainedHere.model_validate(job.settings)
         tokens = job.input("tokens")

@@ -14,7 +14,7 @@ from emotion_assets.models.transformer.attention import NAME, choose_backend, re
 from emotion_assets.models.transformer.batches import make_batch
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, read_config
 from emotion_assets.models.transformer.classifier import first_position
-from emotion_assets.models.transformer.memory import preflight
+from emotion_assets.models.transformer.memory import check_memory
 from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import (
     Architecture,
@@ -27,9 +27,9 @@ from emotion_assets.settings.schema import (
 from emotion_assets.storage.hub import download_checkpoint, hub_problem
 from emotion_assets.storage.store import MANIFEST
 from emotion_assets.training import distributed
-from emotion_assets.training.resume import Checkpoint
+from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import choose_runtime, set_seed
-from emotion_assets.training.trainer import Fitted, Report, fit
+from emotion_assets.training.trainer import Report, Trainer, TrainingHistory, TrainingTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ def resolve_checkpoint(
             raise DataError(f"bases.{name}: {source.hub}: {problem}")
         if models:
             config = read_config(download_checkpoint(source.hub, source.revision, weights=False))
-            preflight(config, models, choose_runtime())
+            check_memory(config, models, choose_runtime())
         folder, origin = download_checkpoint(source.hub, source.revision), f"{source.hub}@{source.revision}"
     else:
         assert isinstance(base.source, FolderSource)
@@ -75,8 +75,8 @@ def pretrain(
     target: Path,
     stage: str,
     report: Report,
-    checkpoint: Checkpoint | None = None,
-) -> tuple[dict[str, Any], Fitted]:
+    checkpoint: ResumeState | None = None,
+) -> tuple[dict[str, Any], TrainingHistory]:
     """Build the architecture with random weights, train it on token ids, save it as a checkpoint folder.
 
     A Llama learns to predict the next token; BERT and RoBERTa learn to fill in masked tokens (a share ``mask_share``
@@ -124,7 +124,8 @@ def pretrain(
         return loss, int(picked.sum())
 
     loss_of = next_token_loss if causal else masked_token_loss
-    fitted = fit(model, len(rows), loss_of, base.pretrain, runtime, seed, stage, report, checkpoint=checkpoint)
+    task = TrainingTask(stage, model, len(rows), loss_of)
+    fitted = Trainer(task, base.pretrain, runtime, seed).fit(report, checkpoint)
     if not distributed.is_first():
         return {}, fitted
     model.to("cpu").save_pretrained(target)

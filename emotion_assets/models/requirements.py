@@ -16,7 +16,7 @@ def checkpoint_problems(settings: Settings, name: str) -> list[str]:
     """All that stands between this machine and the base ``name``, each with the fix; empty when it can be used.
 
     ``gpu_memory_gb`` is the need of half-precision weights: where every model on the base has it in four bits, a GPU of
-    any size will do here, and ``memory.preflight`` computes the need.
+    any size will do here, and ``memory.check_memory`` computes the need.
     """
     base = settings.bases[name]
     models = [m for m in settings.models.values() if isinstance(m, TransformerModel) and m.base == name]

@@ -21,15 +21,15 @@ from emotion_assets.models.transformer.attention import choose_backend
 from emotion_assets.models.transformer.batches import by_length
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, new_classifier, save_classifier
 from emotion_assets.models.transformer.classifier import COUNT_FROM_PADDING, Classifier, Shape
-from emotion_assets.models.transformer.memory import Sizes, preflight, rows_per_forward
+from emotion_assets.models.transformer.memory import Sizes, check_memory, rows_per_forward
 from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, answer_ids, load_tokenizer, read_tokens
 from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import BiGru, TfidfSvm, TransformerModel
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training import distributed
-from emotion_assets.training.resume import Checkpoint
+from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
-from emotion_assets.training.trainer import Fitted, Report, TrainingError, fit
+from emotion_assets.training.trainer import Report, Trainer, TrainingError, TrainingHistory, TrainingTask
 
 EVALUATION_BATCH = 64
 
@@ -43,7 +43,7 @@ def train_transformer(
     target: Path,
     stage: str,
     report: Report,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: ResumeState | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a base checkpoint with LoRA or whole, and save the classifier into ``target``.
 
@@ -75,7 +75,7 @@ def train_transformer(
     )
     runtime = choose_runtime(model.training.precision)
     sizes = Sizes.of(config)
-    preflight(config, {stage: model}, runtime)
+    check_memory(config, {stage: model}, runtime)
     backend = choose_backend(model.attention, runtime)
     set_seed(seed)
     classifier = new_classifier(base.path, model, shape, runtime, backend)
@@ -85,19 +85,15 @@ def train_transformer(
     goal = torch.tensor(targets, device=runtime.device)
     smoothing = model.training.label_smoothing
 
-    fitted = fit(
+    task = TrainingTask(
+        stage,
         classifier,
         len(rows),
         lambda chosen: classifier.loss([rows[i] for i in chosen], goal[list(chosen)], smoothing, model.consistency),
-        model.training,
-        runtime,
-        seed,
-        stage,
-        report,
         lambda: accuracy_of(classifier, validation_rows, validation_targets, runtime),
-        checkpoint,
-        rows_per_forward(sizes, model.training, runtime, [len(row) * model.passes for row in rows]),
     )
+    size = rows_per_forward(sizes, model, runtime, [len(row) for row in rows])
+    fitted = Trainer(task, model.training, runtime, seed, size).fit(report, checkpoint)
     _refuse_non_finite(classifier, stage)
     if distributed.is_first():
         save_classifier(classifier, target)
@@ -114,7 +110,7 @@ def train_bigru(
     target: Path,
     stage: str,
     report: Report,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: ResumeState | None = None,
 ) -> dict[str, Any]:
     """Train the recurrent baseline on words and save it into ``target``."""
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
@@ -134,18 +130,10 @@ def train_bigru(
         loss = torch.nn.functional.nll_loss(scores, targets[list(chosen)], reduction="sum")
         return (1 - smoothing) * loss - smoothing * scores.mean(1).sum(), len(chosen)
 
-    fitted = fit(
-        model,
-        len(rows),
-        loss_of,
-        settings.training,
-        runtime,
-        seed,
-        stage,
-        report,
-        lambda: accuracy_of(model, validation_rows, validation_targets, runtime),
-        checkpoint,
+    task = TrainingTask(
+        stage, model, len(rows), loss_of, lambda: accuracy_of(model, validation_rows, validation_targets, runtime)
     )
+    fitted = Trainer(task, settings.training, runtime, seed).fit(report, checkpoint)
     _refuse_non_finite(model, stage)
     if distributed.is_first():
         save_bigru(model, vocabulary, settings, labels, target)
@@ -181,11 +169,11 @@ def accuracy_of(
 ) -> float:
     """Share of rows whose most probable label is the right one."""
     right = torch.zeros((), dtype=torch.int64, device=runtime.device)
-    for chosen in distributed.share(by_length([len(row) for row in rows], EVALUATION_BATCH)):
+    for chosen in distributed.shard(by_length([len(row) for row in rows], EVALUATION_BATCH)):
         with runtime.autocast():
             scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
         right += (scores.argmax(1).cpu().numpy() == targets[chosen]).sum()
-    distributed.add_up([right])
+    distributed.all_reduce([right])
     return int(right) / len(rows)
 
 
@@ -245,7 +233,7 @@ def _parameters(module: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 
-def _measured(module: torch.nn.Module, fitted: Fitted, runtime: Runtime) -> dict[str, Any]:
+def _measured(module: torch.nn.Module, fitted: TrainingHistory, runtime: Runtime) -> dict[str, Any]:
     trainable, total = _parameters(module)
     return {
         "trainable_parameters": trainable,

@@ -1,7 +1,7 @@
-"""The resumable state of a training, as one file: tensors and facts in safetensors form, nothing pickled.
+"""The resume state of an unfinished training, as one safetensors file: tensors, and facts as JSON. Nothing is pickled.
 
-Belongs here: writing it so that a reader sees the old or the new state whole, and refusing the state of another
-training. Does not belong here: what the state is (``fitting``).
+Belongs here: writing the file so that a reader finds either the old or the new state, complete, and ignoring the state
+of another training. Does not belong here: what the state consists of (``trainer``).
 """
 
 from __future__ import annotations
@@ -20,33 +20,37 @@ from safetensors.torch import save_file
 
 from emotion_assets.storage.failpoints import failpoint
 
-FILE = "state.safetensors"
-EVERY_SECONDS = 20.0
-LARGEST_SHARE = 0.05  # of the training time may go into writing state
+STATE_FILE = "state.safetensors"
+MIN_SECONDS_BETWEEN_WRITES = 20.0
+MAX_SHARE_OF_TIME = 0.05  # of the training time that may go into writing state
 
 
 @dataclass
-class Checkpoint:
-    """Where the state of one training is kept, and how often it is written.
+class ResumeState:
+    """Where the resume state of one training is kept, and how often it is written.
 
-    ``recipe`` is a fingerprint of everything that decides the result; state under another recipe is not resumed from.
+    Attributes:
+        folder: holds the state file and nothing else of this class.
+        recipe: fingerprint of everything that decides the training's result. State that was written under another
+            recipe is never resumed from.
     """
 
     folder: Path
     recipe: str
-    _written: float = 0.0
-    _cost: float = 0.0
+    _written_at: float = 0.0
+    _write_seconds: float = 0.0
 
     def is_due(self) -> bool:
-        """Whether so much time has passed that writing again costs at most ``LARGEST_SHARE`` of it."""
-        self._written = self._written or time.monotonic()
-        return time.monotonic() - self._written >= max(EVERY_SECONDS, self._cost / LARGEST_SHARE)
+        """Whether enough time has passed since the last write; the first call starts the clock."""
+        self._written_at = self._written_at or time.monotonic()
+        interval = max(MIN_SECONDS_BETWEEN_WRITES, self._write_seconds / MAX_SHARE_OF_TIME)
+        return time.monotonic() - self._written_at >= interval
 
     def write(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Replace the state, atomically.
+        """Replace the stored state, atomically.
 
         Raises:
-            OSError: the disk is full or cannot be written to; the state before is kept.
+            OSError: the disk is full or cannot be written to; the previous state is kept.
         """
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,23 +62,24 @@ class Checkpoint:
             with Path(name).open("rb") as file:
                 os.fsync(file.fileno())
             failpoint("training.mid_save")
-            Path(name).replace(self.folder / FILE)
+            Path(name).replace(self.folder / STATE_FILE)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        self._written = time.monotonic()
-        self._cost = self._written - started
+        self._written_at = time.monotonic()
+        self._write_seconds = self._written_at - started
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The tensors and facts written last, or None if there are none of this training."""
-        path = self.folder / FILE
+        """The tensors and facts written last; None if there is no state of this training, or it is damaged."""
+        path = self.folder / STATE_FILE
         if not path.is_file():
             return None
         try:
             with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
-                if about.get("recipe") != self.recipe:
+                metadata = file.metadata() or {}
+                if metadata.get("recipe") != self.recipe:
                     return None
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(about["facts"])  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+                return tensors, json.loads(metadata["facts"])
         except SafetensorError:
             return None

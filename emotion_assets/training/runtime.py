@@ -1,4 +1,4 @@
-"""One place for device, number format, threads and randomness."""
+"""Where and how numbers are computed: device, number format, random seed, peak memory."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ import torch
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where tensors live and which format matrix products use; ``why`` says how that was chosen."""
+    """Where tensors live and in which number format matrix products are computed; ``why`` says why these."""
 
     device: torch.device
     dtype: torch.dtype
     why: str
 
     def autocast(self) -> Any:
-        """Mixed precision for a forward pass: nothing to do in fp32."""
+        """The context manager of mixed precision for a forward pass; it changes nothing in fp32."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @property
     def needs_loss_scaling(self) -> bool:
+        """Whether small gradients would vanish unless the loss is scaled up: in fp16."""
         return self.dtype == torch.float16
 
 
 def choose_runtime(precision: str = "auto") -> Runtime:
-    """The GPU if there is one, else the CPU; ``auto`` takes bf16 where the chip has it, fp16 on older GPUs."""
+    """The GPU if there is one, else the CPU.
+
+    Args:
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: fp32 on the CPU, on a GPU bf16 where the chip has it and
+            fp16 where not. fp16 on the CPU becomes fp32.
+    """
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if not torch.cuda.is_available():
         if precision == "fp16":
@@ -47,13 +53,14 @@ def choose_runtime(precision: str = "auto") -> Runtime:
 
 
 def set_seed(seed: int) -> None:
+    """Seed the random numbers of Python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def peak_memory_mb() -> float:
-    """Peak memory so far, in MB: of the GPU where one is used, else of this process."""
+    """The most memory used so far, in MB: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

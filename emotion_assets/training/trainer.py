@@ -1,9 +1,12 @@
-"""The one training loop: every network of the graph is fitted by it, pre-training included.
+"""The training loop: the one ``Trainer`` fits every network of the graph, in fine-tuning and in pre-training.
 
-A step takes ``batch_size x gradient_accumulation`` rows. The gradients of its micro-batches are summed and divided once
-by the number of targets in the whole step, so a step of 5 x 4 rows has the gradient of one batch of 20, and so have two
-processes with 10 rows each. Where memory allows, the step is one micro-batch. A training that was cut off goes on from
-its last checkpoint to the same result.
+An optimizer step takes ``batch_size * gradient_accumulation`` rows, in one or more forward passes. The gradients of
+these passes are summed and divided once, by the number of targets in the whole step. So a step of 4 passes over 5 rows
+has the gradient of one batch of 20 rows, and so have two processes with 10 rows each. An interrupted training resumes
+from its last saved state and ends with the same weights.
+
+Belongs here: the loop, what it reports and what it saves to resume. Does not belong here: the optimiser and its
+learning rate (``optimizer``), the state's file (``resume``), any particular model or loss (``models``).
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Training
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.training import distributed
-from emotion_assets.training.resume import Checkpoint
+from emotion_assets.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
+from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import Runtime
 
 REPORT_SECONDS = 5.0
 SMALLEST_LOSS_SCALE = 2.0**-10
+
+LossFunction = Callable[[Sequence[int]], tuple[torch.Tensor, int]]
+"""Row indices -> the loss summed over these rows' targets (a scalar) and the number of those targets."""
 
 
 class TrainingError(UserError):
@@ -34,10 +41,29 @@ class TrainingError(UserError):
 
 
 @dataclass(frozen=True)
+class TrainingTask:
+    """What to train.
+
+    Attributes:
+        name: how progress lines and errors call it.
+        module: its parameters that require gradients are trained, in place.
+        rows: the number of training rows.
+        loss_of: the loss of some rows, given as indices below ``rows``.
+        evaluate: the score to maximise, computed after each epoch. Without it the last weights are kept.
+    """
+
+    name: str
+    module: nn.Module
+    rows: int
+    loss_of: LossFunction
+    evaluate: Callable[[], float] | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a training is. ``rows_per_second`` counts training rows, evaluation time excluded."""
 
-    stage: str
+    name: str
     step: int
     steps: int
     epoch: int
@@ -47,9 +73,10 @@ class Progress:
     seconds_left: float
 
     def line(self) -> str:
+        """Everything in one line, for a log."""
         left = f"{self.seconds_left:.0f} s" if self.seconds_left < 90 else f"{self.seconds_left / 60:.1f} min"
         return (
-            f"{self.stage}: step {self.step}/{self.steps} ({100 * self.step // self.steps}%), epoch {self.epoch}/"
+            f"{self.name}: step {self.step}/{self.steps} ({100 * self.step // self.steps}%), epoch {self.epoch}/"
             f"{self.epochs}, loss {self.loss:.4f}, {self.rows_per_second:,.0f} rows/s, about {left} left"
         )
 
@@ -58,8 +85,19 @@ Report = Callable[[Progress], None]
 
 
 @dataclass
-class Fitted:
-    """What a training leaves behind besides the weights: the loss curve, a score per epoch, and its cost."""
+class TrainingHistory:
+    """What a training leaves behind besides the weights. The field names are part of the resume state's file.
+
+    Attributes:
+        steps: the optimizer steps at which the loss curve has a point.
+        losses: the mean loss per target since the point before, one for each of ``steps``.
+        scores: what ``evaluate`` returned after each epoch.
+        best_epoch: the epoch, counted from 1, whose weights were kept.
+        seconds: wall time, the time before an interruption included.
+        rows_per_second: training rows per second, evaluation time excluded.
+        rows_per_forward: rows of one forward pass.
+        resumed_at_step: optimizer steps already done when the training was last resumed; 0 if it never was.
+    """
 
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -82,13 +120,18 @@ class Fitted:
         }
 
 
-LossOf = Callable[[Sequence[int]], tuple[torch.Tensor, int]]
-
-
 @dataclass
-class _Position:
-    """Where a training is: steps and epochs done, seconds spent in steps and altogether, the loss since the last point
-    of the curve, and the best score so far."""
+class Position:
+    """Where a training is. The field names are part of the resume state's file.
+
+    Attributes:
+        step: optimizer steps done.
+        epochs_done: epochs done and evaluated.
+        stepping: seconds spent in optimizer steps.
+        elapsed: seconds since the start, up to the last save; time between an interruption and its resumption excluded.
+        recent: the losses of the steps since the last point of the loss curve.
+        best: the highest score so far.
+    """
 
     step: int = 0
     epochs_done: int = 0
@@ -98,238 +141,227 @@ class _Position:
     best: float | None = None
 
 
-def fit(
-    module: nn.Module,
-    rows: int,
-    loss_of: LossOf,
-    training: Training,
-    runtime: Runtime,
-    seed: int,
-    stage: str,
-    report: Report,
-    evaluate: Callable[[], float] | None = None,
-    checkpoint: Checkpoint | None = None,
-    rows_per_forward: int = 0,
-) -> Fitted:
-    """Train the parameters of ``module`` that require gradients, in place.
+class Trainer:
+    """Trains a task's network. ``fit`` is the whole training, ``step`` one optimizer step of it."""
 
-    Args:
-        rows: how many training rows there are; ``loss_of`` is called with indices below it.
-        loss_of: the summed loss of some rows (a scalar) and how many targets it sums over.
-        evaluate: called after each epoch; with ``training.keep == "best"`` the weights of its highest value are kept
-            (the earliest of equal ones).
-        checkpoint: where the state of an unfinished training is kept, and found again.
-        rows_per_forward: rows of one forward pass; ``training.batch_size`` unless given. The result does not depend on
-            it, apart from rounding.
+    def __init__(
+        self, task: TrainingTask, training: Training, runtime: Runtime, seed: int, rows_per_forward: int = 0
+    ) -> None:
+        """Set up a training at its beginning; all processes start from the first one's weights.
 
-    Raises:
-        TrainingError: a loss or gradient that is not finite.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters or rows == 0:
-        raise TrainingError(f"{stage}: nothing to train ({len(parameters)} trainable tensors, {rows} rows)")
-    distributed.same_start([p.data for p in parameters])
-    per_step = training.batch_size * training.gradient_accumulation
-    steps_per_epoch = math.ceil(rows / per_step)
-    epochs = max(training.epochs, math.ceil(training.min_steps / steps_per_epoch))
-    total = epochs * steps_per_epoch
-    optimizer = _optimizer(parameters, training, runtime)
-    factor = _schedule(training, total)
-    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.needs_loss_scaling)
-    fitted, at = Fitted(rows_per_forward=rows_per_forward or training.batch_size), _Position()
-    kept: list[torch.Tensor] = []
-    if checkpoint is not None and (state := checkpoint.read()) is not None:
-        fitted, at, kept = _restore(state, parameters, optimizer, scaler)
-        fitted.resumed_at_step = at.step
-    started = reported = time.monotonic()
-    elapsed_before = at.elapsed
+        Args:
+            seed: decides the order of the rows and, with the step, what dropout and masking draw.
+            rows_per_forward: rows of one forward pass, ``training.batch_size`` if 0. Apart from rounding, and from
+                what dropout draws, the result does not depend on it.
 
-    def save() -> None:
-        at.elapsed = elapsed_before + time.monotonic() - started
-        assert checkpoint is not None
-        checkpoint.write(*_state(parameters, kept, optimizer, scaler, fitted, at))
-
-    for epoch in range(1, epochs + 1):
-        order = torch.randperm(rows, generator=generator).tolist()
-        if epoch <= at.epochs_done:
-            continue
-        module.train()
-        resumed = time.monotonic()
-        while at.step < epoch * steps_per_epoch:
-            begin = (at.step % steps_per_epoch) * per_step
-            chosen = order[begin : begin + per_step]
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate * factor(at.step)
-            loss = _step(
-                module, parameters, chosen, loss_of, training, optimizer, scaler, runtime, fitted, stage, seed, at
+        Raises:
+            TrainingError: the task has no rows or nothing to train.
+        """
+        self.task, self.training, self.runtime, self.seed = task, training, runtime, seed
+        self.parameters = [p for p in task.module.parameters() if p.requires_grad]
+        if not self.parameters or task.rows == 0:
+            raise TrainingError(
+                f"{task.name}: nothing to train ({len(self.parameters)} trainable tensors, {task.rows} rows)"
             )
-            at.step += 1
-            failpoint("training.mid_step")
-            at.recent.append(loss)
-            now = time.monotonic()
-            at.stepping += now - resumed
-            resumed = now
-            if now - reported >= REPORT_SECONDS or at.step in (1, total) or at.step % steps_per_epoch == 0:
-                mean = float(np.mean(at.recent))
-                fitted.steps.append(at.step)
-                fitted.losses.append(mean)
-                at.recent = []
-                if now - reported >= REPORT_SECONDS or at.step == total:
-                    rate = min(at.step * per_step, epoch * rows) / at.stepping
-                    left = at.stepping / at.step * (total - at.step)
-                    report(Progress(stage, at.step, total, epoch, epochs, mean, rate, left))
-                    reported = now
-            if checkpoint is not None and checkpoint.is_due() and distributed.is_first():
-                save()
-                resumed = time.monotonic()
-        if evaluate is not None:
-            module.eval()
-            with torch.no_grad():
-                score = evaluate()
-            fitted.scores.append(score)
-            if training.keep == "best" and (at.best is None or score > at.best):
-                at.best, fitted.best_epoch = score, epoch
-                kept = [p.detach().clone() for p in parameters]
-        at.epochs_done = epoch
-    if kept:
+        distributed.broadcast([p.data for p in self.parameters])
+        self.rows_per_step = training.batch_size * training.gradient_accumulation
+        self.steps_per_epoch = math.ceil(task.rows / self.rows_per_step)
+        self.epochs = max(training.epochs, math.ceil(training.min_steps / self.steps_per_epoch))
+        self.total_steps = self.epochs * self.steps_per_epoch
+        self.optimizer = make_optimizer(self.parameters, training)
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.needs_loss_scaling)
+        self.history = TrainingHistory(rows_per_forward=rows_per_forward or training.batch_size)
+        self.position = Position()
+        self.kept_weights: list[torch.Tensor] = []  # of the best epoch so far, with keep: best
+        self._started = self._reported = time.monotonic()
+
+    def fit(self, report: Report, resume_state: ResumeState | None = None) -> TrainingHistory:
+        """Train to the end, or to the end from where ``resume_state`` left off.
+
+        With ``training.keep == "best"`` the weights of the epoch with the highest score are kept, of equal scores the
+        earliest's; else those of the last epoch.
+
+        Raises:
+            TrainingError: a loss or gradient that is not finite.
+        """
+        if resume_state is not None:
+            self.restore(resume_state)
+        generator = torch.Generator().manual_seed(self.seed)
+        for epoch in range(1, self.epochs + 1):
+            order = torch.randperm(self.task.rows, generator=generator).tolist()  # drawn for finished epochs as well
+            if epoch <= self.position.epochs_done:
+                continue
+            self._train_epoch(epoch, order, report, resume_state)
+            self._evaluate(epoch)
+            self.position.epochs_done = epoch
+        self._load_kept_weights()
+        self.task.module.eval()
+        self.history.seconds = time.monotonic() - self._started
+        self.history.rows_per_second = self.epochs * self.task.rows / self.position.stepping
+        return self.history
+
+    def step(self, rows: Sequence[int]) -> float:
+        """One optimizer step on these rows of the whole group of processes; returns the mean loss over its targets.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite.
+        """
+        position, name = self.position, self.task.name
+        factor = learning_rate_factor(self.training, position.step, self.total_steps)
+        set_learning_rate(self.optimizer, self.training.learning_rate * factor)
+        torch.manual_seed(_seed_of_step(self.seed, position.step))
+        sums = self._accumulate_gradients(rows)
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        distributed.all_reduce([sums, *gradients])
+        loss, targets = sums.tolist()
+        fix = "lower learning_rate or use precision: fp32"
+        if not math.isfinite(loss):
+            raise TrainingError(f"{name}: the loss is {loss} at step {position.step + 1}; {fix}")
+        self.scaler.unscale_(self.optimizer)
+        torch._foreach_mul_(gradients, len(rows) / max(targets, 1.0))
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
+        scale_can_shrink = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE
+        if not scale_can_shrink and not torch.isfinite(norm):
+            raise TrainingError(f"{name}: the gradient is not finite at step {position.step + 1}; {fix}")
+        self.scaler.step(self.optimizer)  # does nothing where the gradient of a scaled loss is not finite
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        mean_loss: float = loss / max(targets, 1.0)
+        position.step += 1
+        position.recent.append(mean_loss)
+        return mean_loss
+
+    def save(self, resume_state: ResumeState) -> None:
+        """Write all that the rest of the training depends on.
+
+        Raises:
+            OSError: see ``ResumeState.write``.
+        """
+        self.position.elapsed = time.monotonic() - self._started
+        tensors: dict[str, torch.Tensor] = {f"parameter.{i}": p for i, p in enumerate(self.parameters)}
+        tensors |= {f"kept.{i}": weights for i, weights in enumerate(self.kept_weights)}
+        for i, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        facts = {"fitted": asdict(self.history), "at": asdict(self.position), "scaler": self.scaler.state_dict()}
+        resume_state.write(tensors, facts)
+
+    def restore(self, resume_state: ResumeState) -> None:
+        """Go to where ``save`` was last called; stay at the beginning if it never was in this training."""
+        if (state := resume_state.read()) is None:
+            return
+        tensors, facts = state
         with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
-                parameter.copy_(value)
-    else:
-        fitted.best_epoch = epochs
-    module.eval()
-    fitted.seconds = elapsed_before + time.monotonic() - started
-    fitted.rows_per_second = epochs * rows / at.stepping
-    return fitted
+            for i, parameter in enumerate(self.parameters):
+                parameter.copy_(tensors[f"parameter.{i}"])
+        optimizer_state = self.optimizer.state_dict()
+        optimizer_state["state"] = {}
+        for key, value in tensors.items():
+            part, _, rest = key.partition(".")
+            if part == "optimizer":
+                index, _, name = rest.partition(".")
+                optimizer_state["state"].setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(optimizer_state)
+        self.scaler.load_state_dict(facts["scaler"])
+        self.kept_weights = [
+            tensors[f"kept.{i}"].to(p.device) for i, p in enumerate(self.parameters) if f"kept.{i}" in tensors
+        ]
+        self.history, self.position = TrainingHistory(**facts["fitted"]), Position(**facts["at"])
+        self.history.resumed_at_step = self.position.step
+        self._reported = time.monotonic()
+        self._started = self._reported - self.position.elapsed
 
+    def _train_epoch(self, epoch: int, order: list[int], report: Report, resume_state: ResumeState | None) -> None:
+        """The optimizer steps that are left of an epoch, on the rows in this order."""
+        position = self.position
+        self.task.module.train()
+        before = time.monotonic()
+        while position.step < epoch * self.steps_per_epoch:
+            begin = (position.step % self.steps_per_epoch) * self.rows_per_step
+            self.step(order[begin : begin + self.rows_per_step])
+            failpoint("training.mid_step")
+            now = time.monotonic()
+            position.stepping += now - before
+            before = now
+            self._record(epoch, now, report)
+            if resume_state is not None and resume_state.is_due() and distributed.is_first():
+                self.save(resume_state)
+                before = time.monotonic()
 
-def _step(
-    module: nn.Module,
-    parameters: list[nn.Parameter],
-    chosen: Sequence[int],
-    loss_of: LossOf,
-    training: Training,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    runtime: Runtime,
-    fitted: Fitted,
-    stage: str,
-    seed: int,
-    at: _Position,
-) -> float:
-    """One optimiser step; returns the mean loss over the step's targets."""
-    torch.manual_seed(_seed_of_step(seed, at.step))
-    sums = None
-    try:
-        sums = _gradients(chosen, loss_of, scaler, runtime, fitted.rows_per_forward)
-    except torch.OutOfMemoryError:
-        if fitted.rows_per_forward <= training.batch_size or distributed.is_joined():
-            raise
-    if sums is None:  # outside of the except block, whose traceback holds on to what filled the memory
-        fitted.rows_per_forward = training.batch_size  # a merged step was too much: accumulate from here on
-        optimizer.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-        sums = _gradients(chosen, loss_of, scaler, runtime, fitted.rows_per_forward)
-    gradients = []
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        gradients.append(parameter.grad)
-    distributed.add_up([sums, *gradients])
-    loss, targets = sums.tolist()
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"{stage}: the loss is {loss} at step {at.step + 1}; lower learning_rate or use precision: fp32"
-        )
-    scaler.unscale_(optimizer)
-    torch._foreach_mul_(gradients, len(chosen) / max(targets, 1.0))
-    norm = nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
-    if not (scaler.is_enabled() and scaler.get_scale() > SMALLEST_LOSS_SCALE) and not torch.isfinite(norm):
-        raise TrainingError(
-            f"{stage}: the gradient is not finite at step {at.step + 1}; lower learning_rate or use precision: fp32"
-        )
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return loss / max(targets, 1.0)
+    def _record(self, epoch: int, now: float, report: Report) -> None:
+        """Add a point to the loss curve and report progress, every ``REPORT_SECONDS`` and at some steps anyway."""
+        position, step = self.position, self.position.step
+        report_is_due = now - self._reported >= REPORT_SECONDS
+        if not (report_is_due or step in (1, self.total_steps) or step % self.steps_per_epoch == 0):
+            return
+        mean_loss = float(np.mean(position.recent))
+        self.history.steps.append(step)
+        self.history.losses.append(mean_loss)
+        position.recent = []
+        if report_is_due or step == self.total_steps:
+            rows_per_second = min(step * self.rows_per_step, epoch * self.task.rows) / position.stepping
+            seconds_left = position.stepping / step * (self.total_steps - step)
+            report(
+                Progress(
+                    self.task.name, step, self.total_steps, epoch, self.epochs, mean_loss, rows_per_second, seconds_left
+                )
+            )
+            self._reported = now
+
+    def _evaluate(self, epoch: int) -> None:
+        """Score the weights after an epoch, and keep a copy of them if they are the best so far."""
+        if self.task.evaluate is None:
+            return
+        self.task.module.eval()
+        with torch.no_grad():
+            score = self.task.evaluate()
+        self.history.scores.append(score)
+        if self.training.keep == "best" and (self.position.best is None or score > self.position.best):
+            self.position.best, self.history.best_epoch = score, epoch
+            self.kept_weights = [p.detach().clone() for p in self.parameters]
+
+    def _load_kept_weights(self) -> None:
+        """End with the weights of the best epoch, or with the last ones where none were kept."""
+        if not self.kept_weights:
+            self.history.best_epoch = self.epochs
+            return
+        with torch.no_grad():
+            for parameter, weights in zip(self.parameters, self.kept_weights, strict=True):
+                parameter.copy_(weights)
+
+    def _accumulate_gradients(self, rows: Sequence[int]) -> torch.Tensor:
+        """``_gradients``, in smaller forward passes from here on if those of now do not fit into memory."""
+        sums = None
+        try:
+            sums = self._gradients(rows)
+        except torch.OutOfMemoryError:
+            if self.history.rows_per_forward <= self.training.batch_size or distributed.is_joined():
+                raise
+        if sums is None:  # outside of the except block, whose traceback holds on to what filled the memory
+            self.history.rows_per_forward = self.training.batch_size
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            sums = self._gradients(rows)
+        return sums
+
+    def _gradients(self, rows: Sequence[int]) -> torch.Tensor:
+        """Add to each ``grad`` the gradient of this process's summed loss, divided by the number of rows in the step.
+
+        Returns the summed loss and the number of targets of this process, ``[2]``.
+        """
+        sums = torch.zeros(2, dtype=torch.float64, device=self.runtime.device)
+        mine, size = distributed.shard(rows), self.history.rows_per_forward
+        for start in range(0, len(mine), size):
+            with self.runtime.autocast():
+                loss, targets = self.task.loss_of(mine[start : start + size])
+            self.scaler.scale(loss / len(rows)).backward()
+            sums[0] += loss.detach()
+            sums[1] += targets
+        return sums
 
 
 def _seed_of_step(seed: int, step: int) -> int:
-    """Dropout and masks depend on seed, step and process alone: a resumed training draws what it would have drawn."""
+    """The seed of what a step draws at random (dropout, masks): a resumed step draws what it would have drawn."""
     return (seed * 1_000_003 + step) * 1024 + distributed.rank()
-
-
-def _gradients(
-    chosen: Sequence[int], loss_of: LossOf, scaler: torch.amp.GradScaler, runtime: Runtime, rows_per_forward: int
-) -> torch.Tensor:
-    """Add to each ``grad`` the gradient of this process's summed loss over the number of rows in the step; returns the
-    summed loss and the number of targets, ``[2]``."""
-    sums = torch.zeros(2, dtype=torch.float64, device=runtime.device)
-    mine = distributed.share(chosen)
-    for start in range(0, len(mine), rows_per_forward):
-        with runtime.autocast():
-            loss, targets = loss_of(mine[start : start + rows_per_forward])
-        scaler.scale(loss / len(chosen)).backward()
-        sums[0] += loss.detach()
-        sums[1] += targets
-    return sums
-
-
-def _state(
-    parameters: list[nn.Parameter],
-    kept: list[torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    fitted: Fitted,
-    at: _Position,
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """All that the rest of a training depends on."""
-    tensors: dict[str, torch.Tensor] = {f"parameter.{i}": p for i, p in enumerate(parameters)}
-    tensors |= {f"kept.{i}": p for i, p in enumerate(kept)}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    return tensors, {"fitted": asdict(fitted), "at": asdict(at), "scaler": scaler.state_dict()}
-
-
-def _restore(
-    state: tuple[dict[str, torch.Tensor], dict[str, Any]],
-    parameters: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> tuple[Fitted, _Position, list[torch.Tensor]]:
-    tensors, facts = state
-    with torch.no_grad():
-        for i, parameter in enumerate(parameters):
-            parameter.copy_(tensors[f"parameter.{i}"])
-    content = optimizer.state_dict()
-    content["state"] = {}
-    for name, value in tensors.items():
-        part, _, rest = name.partition(".")
-        if part == "optimizer":
-            index, _, what = rest.partition(".")
-            content["state"].setdefault(int(index), {})[what] = value
-    optimizer.load_state_dict(content)
-    scaler.load_state_dict(facts["scaler"])
-    kept = [tensors[f"kept.{i}"].to(p.device) for i, p in enumerate(parameters) if f"kept.{i}" in tensors]
-    return Fitted(**facts["fitted"]), _Position(**facts["at"]), kept
-
-
-def _optimizer(parameters: list[nn.Parameter], training: Training, runtime: Runtime) -> torch.optim.Optimizer:
-    if training.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=training.learning_rate, fused=True)
-    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
-
-
-def _schedule(training: Training, total: int) -> Callable[[int], float]:
-    """Factor on the learning rate at a step: linear warm-up, then cosine or linear to 0, or constant."""
-    warmup = int(total * training.warmup_share)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(total - warmup, 1)
-        if training.scheduler == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        return max(0.0, 1 - done) if training.scheduler == "linear" else 1.0
-
-    return factor

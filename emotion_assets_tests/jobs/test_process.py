@@ -23,8 +23,8 @@ from emotion_assets.models.transformer.checkpoints import check_checkpoint
 from emotion_assets.settings.errors import DataError, UserError, user_line
 from emotion_assets.settings.schema import Training, TransformerModel
 from emotion_assets.storage.store import Store, StoredFolder, StoreError
-from emotion_assets.training.resume import FILE
-from emotion_assets.training.trainer import TrainingError
+from emotion_assets.training.resume import STATE_FILE
+from emotion_assets.training.trainer import Trainer, TrainingError, TrainingHistory
 from emotion_assets_tests.worlds.tiny import LABELS, VOCABULARY, base_folder, stored_case
 
 ENVIRON = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -153,7 +153,7 @@ def test_a_killed_training_resumes_to_the_result_of_an_undisturbed_one(
         program = tmp_path / "program.py"
         program.write_text(
             "import sys\nfrom emotion_assets.jobs import process\nfrom emotion_assets.training import resume\n"
-            "resume.EVERY_SECONDS, resume.LARGEST_SHARE = 0.0, 1e9\n"
+            "resume.MIN_SECONDS_BETWEEN_WRITES, resume.MAX_SHARE_OF_TIME = 0.0, 1e9\n"
             "sys.exit(process.main(sys.argv[1:]))",
             encoding="utf-8",
         )
@@ -173,7 +173,7 @@ def test_a_killed_training_resumes_to_the_result_of_an_undisturbed_one(
     shutil.rmtree(undisturbed.checkpoints)
     again = dataclasses.replace(undisturbed, target=str(tmp_path / "two"))
     Path(again.target).mkdir()
-    state = Path(again.checkpoints) / FILE
+    state = Path(again.checkpoints) / STATE_FILE
     assert run(again, failpoint) == (1 if two_processes else -signal.SIGKILL)
     assert state.is_file(), "the process ended before it wrote its state"
     assert run(again) == 0
@@ -422,14 +422,12 @@ def test_full_disks_and_memory_become_one_clear_line(error: Exception, fragment:
 def test_a_model_of_weights_that_are_not_finite_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, base, tokens = stored_case(tmp_path)
 
-    def spoil(module: torch.nn.Module, *_: Any) -> Any:
-        from emotion_assets.training.trainer import Fitted
-
+    def spoil(trainer: Trainer, *_: Any) -> TrainingHistory:
         with torch.no_grad():
-            next(p for p in module.parameters() if p.requires_grad).fill_(float("nan"))
-        return Fitted()
+            trainer.parameters[0].fill_(float("nan"))
+        return trainer.history
 
-    monkeypatch.setattr("emotion_assets.models.train.fit", spoil)
+    monkeypatch.setattr(Trainer, "fit", spoil)
     job = _job(tmp_path, base, tokens, tmp_path / "t")
     with pytest.raises(TrainingError, match="not finite"):
         run_job(job, lambda line: None)

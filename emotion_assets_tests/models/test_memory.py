@@ -11,7 +11,7 @@ import torch
 
 from emotion_assets.models.bases import resolve_checkpoint
 from emotion_assets.models.transformer import memory
-from emotion_assets.models.transformer.memory import Sizes, estimate, preflight, rows_per_forward
+from emotion_assets.models.transformer.memory import Sizes, check_memory, estimate_memory, rows_per_forward
 from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import BaseSettings, HubSource, Training, TransformerModel
 from emotion_assets_tests.worlds.tiny import CPU, base_folder, classifier_of, config_of, rows_of
@@ -79,7 +79,7 @@ def test_a_base_too_large_for_this_machine_is_refused_before_a_download(
 
     monkeypatch.setattr("emotion_assets.models.bases.hub_problem", lambda *a, **k: None)
     monkeypatch.setattr("emotion_assets.models.bases.download_checkpoint", download)
-    monkeypatch.setattr(memory, "memory_total", lambda runtime: 12 * 2**30)
+    monkeypatch.setattr(memory, "total_memory", lambda runtime: 12 * 2**30)
     base = BaseSettings(tokenizer="t", source=HubSource(hub="some/llama", revision="0" * 40))
     with pytest.raises(DataError, match=r"models\.big: needs about 3\d\.\d GiB .*12\.0 GiB of memory; use a"):
         resolve_checkpoint(base, "llama", tmp_path / "target", {"big": LORA})
@@ -90,24 +90,35 @@ def test_four_bits_need_less_and_full_tuning_more() -> None:
     sizes = Sizes.of(LLAMA3_8B)
 
     def total(**changes: Any) -> float:
-        return estimate(sizes, LORA.model_copy(update=changes), CPU, 5, 300).total
+        return estimate_memory(sizes, LORA.model_copy(update=changes), CPU, [60] * 5).total
 
     assert total(quantization="nf4") < 0.4 * total() < 0.4 * total(method="full")
 
 
 def test_the_smallest_of_several_models_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "memory_total", lambda runtime: 40 * 2**30)
+    monkeypatch.setattr(memory, "total_memory", lambda runtime: 40 * 2**30)
     full = TransformerModel(method="full", base="b", training=FIVE)
-    preflight(LLAMA3_8B, {"whole": full, "adapters": LORA}, CPU)
+    check_memory(LLAMA3_8B, {"whole": full, "adapters": LORA}, CPU)
     with pytest.raises(DataError, match=r"models\.whole"):
-        preflight(LLAMA3_8B, {"whole": full}, CPU)
+        check_memory(LLAMA3_8B, {"whole": full}, CPU)
 
 
 def test_a_step_is_merged_only_where_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = Sizes.of(LLAMA3_8B)
     lengths = [60] * 100
     need = 20 * 60 * sizes.activation_bytes(4)
-    monkeypatch.setattr(memory, "memory_left", lambda runtime: 3 * need)
-    assert rows_per_forward(sizes, FIVE, CPU, lengths) == 20
-    monkeypatch.setattr(memory, "memory_left", lambda runtime: 1.5 * need)
-    assert rows_per_forward(sizes, FIVE, CPU, lengths) == 5
+    monkeypatch.setattr(memory, "free_memory", lambda runtime: 3 * need)
+    assert rows_per_forward(sizes, LORA, CPU, lengths) == 20
+    monkeypatch.setattr(memory, "free_memory", lambda runtime: 1.5 * need)
+    assert rows_per_forward(sizes, LORA, CPU, lengths) == 5
+
+
+def test_a_row_that_passes_twice_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Sizes.of(LLAMA3_8B)
+    twice = TransformerModel(method="lora", base="b", embedding_dropout=0.1, consistency=1.0, training=FIVE)
+    once = twice.model_copy(update={"consistency": 0.0})
+    need = estimate_memory(sizes, once, CPU, [60] * 20).activations
+    assert estimate_memory(sizes, twice, CPU, [60] * 20).activations == 2 * need
+    monkeypatch.setattr(memory, "free_memory", lambda runtime: 3 * need)
+    assert rows_per_forward(sizes, once, CPU, [60] * 100) == 20
+    assert rows_per_forward(sizes, twice, CPU, [60] * 100) == 5

@@ -12,10 +12,10 @@ import torch
 
 from emotion_assets.settings.schema import Training
 from emotion_assets.training import resume
-from emotion_assets.training import trainer as fitting
-from emotion_assets.training.resume import FILE, Checkpoint
+from emotion_assets.training.optimizer import learning_rate_factor
+from emotion_assets.training.resume import STATE_FILE, ResumeState
 from emotion_assets.training.runtime import Runtime
-from emotion_assets.training.trainer import Fitted, TrainingError, fit
+from emotion_assets.training.trainer import LossFunction, Trainer, TrainingError, TrainingHistory, TrainingTask
 from emotion_assets_tests.worlds.tiny import CPU, PREFIX, base_folder, classifier_of, rows_of
 
 ROWS = 47  # the last step of an epoch is a short one
@@ -23,15 +23,15 @@ ROWS = 47  # the last step of an epoch is a short one
 
 @pytest.fixture
 def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(resume, "LARGEST_SHARE", 1e9)
+    monkeypatch.setattr(resume, "MIN_SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr(resume, "MAX_SHARE_OF_TIME", 1e9)
 
 
 class _KilledError(Exception):
     pass
 
 
-def _case(seed: int = 0, dropout: float = 0.3) -> tuple[torch.nn.Module, fitting.LossOf, Callable[[], float]]:
+def _case(seed: int = 0, dropout: float = 0.3) -> tuple[torch.nn.Module, LossFunction, Callable[[], float]]:
     """A small network with dropout, so that the random state matters, and its loss."""
     torch.manual_seed(seed)
     model = torch.nn.Sequential(
@@ -52,23 +52,17 @@ def _case(seed: int = 0, dropout: float = 0.3) -> tuple[torch.nn.Module, fitting
 TRAINING = Training(epochs=3, batch_size=5, gradient_accumulation=2, learning_rate=1e-2, keep="best")
 
 
-def _fit(training: Training = TRAINING, checkpoint: Checkpoint | None = None, **more: object) -> tuple[dict, Fitted]:
-    model, loss_of, evaluate = _case(dropout=float(more.pop("dropout", 0.3)))  # type: ignore[arg-type]
-    wrap = more.pop("wrap", lambda f: f)
-    fitted = fit(
-        model,
-        ROWS,
-        wrap(loss_of),  # type: ignore[operator]
-        training,
-        CPU,
-        3,
-        "test",
-        lambda _: None,
-        evaluate,
-        checkpoint,
-        **more,  # type: ignore[arg-type]
-    )
-    return model.state_dict(), fitted
+def _fit(
+    training: Training = TRAINING,
+    resume_state: ResumeState | None = None,
+    dropout: float = 0.3,
+    rows_per_forward: int = 0,
+    wrap: Callable[[LossFunction], LossFunction] = lambda loss_of: loss_of,
+) -> tuple[dict[str, torch.Tensor], TrainingHistory]:
+    model, loss_of, evaluate = _case(dropout=dropout)
+    task = TrainingTask("test", model, ROWS, wrap(loss_of), evaluate)
+    history = Trainer(task, training, CPU, 3, rows_per_forward).fit(lambda _: None, resume_state)
+    return model.state_dict(), history
 
 
 def _equal(one: dict, two: dict, tolerance: float = 0.0) -> None:
@@ -104,9 +98,8 @@ def test_the_cosine_is_that_of_transformers() -> None:
 
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = get_cosine_schedule_with_warmup(optimizer, 0, 40)
-    mine = fitting._schedule(Training(), 40)
     for step in range(40):
-        assert mine(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        assert learning_rate_factor(Training(), step, 40) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         theirs.step()
 
@@ -140,7 +133,7 @@ def test_a_merged_step_that_fills_the_memory_is_split_and_what_it_held_is_freed(
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[bool] = []
 
-    def tight(loss_of: fitting.LossOf) -> fitting.LossOf:
+    def tight(loss_of: LossFunction) -> LossFunction:
         def wrapped(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
             if len(chosen) > 5:
                 activations = torch.zeros(1000)
@@ -152,9 +145,9 @@ def test_a_merged_step_that_fills_the_memory_is_split_and_what_it_held_is_freed(
         return wrapped
 
     accumulated, _ = _fit(dropout=0.0)
-    split, fitted = _fit(dropout=0.0, rows_per_forward=10, wrap=tight)
+    split, history = _fit(dropout=0.0, rows_per_forward=10, wrap=tight)
     assert len(held) == 1 and not any(alive)
-    assert fitted.rows_per_forward == 5
+    assert history.rows_per_forward == 5
     _equal(accumulated, split, 1e-6)
 
 
@@ -180,7 +173,7 @@ def test_accumulation_weighs_targets_not_micro_batches() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
-        fit(module, 10, loss_of, training, CPU, 0, "test", lambda _: None)
+        Trainer(TrainingTask("test", module, 10, loss_of), training, CPU, 0).fit(lambda _: None)
     expected = sum((1 + i % 3) * i for i in range(10)) / sum(1 + i % 3 for i in range(10))
     assert gradients == [pytest.approx(expected)]
     assert sorted(seen) == list(range(10))
@@ -190,9 +183,9 @@ def test_accumulation_weighs_targets_not_micro_batches() -> None:
 @pytest.mark.parametrize("calls", [3, 11, 14, 25])
 def test_a_killed_training_resumes_to_the_same_result(tmp_path: Path, calls: int) -> None:
     """Killed in the first, second and third epoch; ten forward passes make an epoch."""
-    whole, fitted = _fit()
+    whole, history = _fit()
 
-    def dies(loss_of: fitting.LossOf) -> fitting.LossOf:
+    def dies(loss_of: LossFunction) -> LossFunction:
         left = iter(range(calls))
 
         def wrapped(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
@@ -202,48 +195,64 @@ def test_a_killed_training_resumes_to_the_same_result(tmp_path: Path, calls: int
 
         return wrapped
 
-    checkpoint = Checkpoint(tmp_path, "recipe")
+    resume_state = ResumeState(tmp_path, "recipe")
     with pytest.raises(_KilledError):
-        _fit(checkpoint=checkpoint, wrap=dies)
-    again, resumed = _fit(checkpoint=Checkpoint(tmp_path, "recipe"))
+        _fit(resume_state=resume_state, wrap=dies)
+    again, resumed = _fit(resume_state=ResumeState(tmp_path, "recipe"))
     assert resumed.resumed_at_step > 0
     _equal(whole, again)
-    assert resumed.scores == fitted.scores
-    assert resumed.best_epoch == fitted.best_epoch
+    assert resumed.scores == history.scores
+    assert resumed.best_epoch == history.best_epoch
+
+
+@pytest.mark.usefixtures("_always_due")
+def test_the_names_in_a_state_file_stay_so_that_an_older_versions_training_resumes(tmp_path: Path) -> None:
+    _fit(resume_state=ResumeState(tmp_path, "recipe"))
+    state = ResumeState(tmp_path, "recipe").read()
+    assert state is not None
+    tensors, facts = state
+    moments = {f"optimizer.{i}.{name}" for i in range(4) for name in ("step", "exp_avg", "exp_avg_sq")}
+    assert set(tensors) == {f"{part}.{i}" for part in ("parameter", "kept") for i in range(4)} | moments
+    assert list(facts) == ["fitted", "at", "scaler"]
+    assert list(facts["at"]) == ["step", "epochs_done", "stepping", "elapsed", "recent", "best"]
+    assert list(facts["fitted"]) == [
+        *("steps", "losses", "scores", "best_epoch", "seconds", "rows_per_second", "rows_per_forward"),
+        "resumed_at_step",
+    ]
 
 
 @pytest.mark.usefixtures("_always_due")
 def test_the_state_of_another_training_is_not_resumed_from(tmp_path: Path) -> None:
-    _fit(checkpoint=Checkpoint(tmp_path, "one"))
-    assert (tmp_path / FILE).is_file()
-    _, fitted = _fit(checkpoint=Checkpoint(tmp_path, "another"))
-    assert fitted.resumed_at_step == 0
+    _fit(resume_state=ResumeState(tmp_path, "one"))
+    assert (tmp_path / STATE_FILE).is_file()
+    _, history = _fit(resume_state=ResumeState(tmp_path, "another"))
+    assert history.resumed_at_step == 0
 
 
 def test_damaged_state_is_not_resumed_from(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"not a state")
-    _, fitted = _fit(checkpoint=Checkpoint(tmp_path, "one"))
-    assert fitted.resumed_at_step == 0
+    (tmp_path / STATE_FILE).write_bytes(b"not a state")
+    _, history = _fit(resume_state=ResumeState(tmp_path, "one"))
+    assert history.resumed_at_step == 0
 
 
 def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = Checkpoint(tmp_path, "one")
-    checkpoint.write({"x": torch.ones(2)}, {"n": 1})
+    resume_state = ResumeState(tmp_path, "one")
+    resume_state.write({"x": torch.ones(2)}, {"n": 1})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("emotion_assets.training.resume.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write({"x": torch.zeros(2)}, {"n": 2})
-    state = checkpoint.read()
+        resume_state.write({"x": torch.zeros(2)}, {"n": 2})
+    state = resume_state.read()
     assert state is not None and state[1] == {"n": 1}
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_training(value: float) -> None:
-    def broken(loss_of: fitting.LossOf) -> fitting.LossOf:
+    def broken(loss_of: LossFunction) -> LossFunction:
         return lambda chosen: (loss_of(chosen)[0] * value, len(chosen))
 
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step 1"):
@@ -251,7 +260,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(value: float) -> None:
 
 
 def test_a_gradient_that_is_not_finite_stops_the_training() -> None:
-    def broken(loss_of: fitting.LossOf) -> fitting.LossOf:
+    def broken(loss_of: LossFunction) -> LossFunction:
         def wrapped(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
             loss, count = loss_of(chosen)
             return loss + 0 * (loss - loss.detach()).abs().sqrt(), count  # sqrt at 0 has an infinite slope
@@ -269,8 +278,8 @@ def test_fp16_training_scales_the_loss_and_skips_what_overflows() -> None:
     model, loss_of, evaluate = _case(dropout=0.0)
     training = TRAINING.model_copy(update={"epochs": 20, "keep": "last"})
     before = evaluate()
-    fitted = fit(model, ROWS, loss_of, training, half, 3, "test", lambda _: None, evaluate)
-    assert fitted.scores[-1] > before + 0.3
+    history = Trainer(TrainingTask("test", model, ROWS, loss_of, evaluate), training, half, 3).fit(lambda _: None)
+    assert history.scores[-1] > before + 0.3
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
@@ -283,6 +292,6 @@ def test_the_best_epoch_is_kept_and_the_earliest_of_equals() -> None:
         kept.append({k: v.clone() for k, v in model.state_dict().items()})
         return next(scores)
 
-    fitted = fit(model, ROWS, loss_of, TRAINING, CPU, 3, "test", lambda _: None, evaluate)
-    assert fitted.best_epoch == 2
+    history = Trainer(TrainingTask("test", model, ROWS, loss_of, evaluate), TRAINING, CPU, 3).fit(lambda _: None)
+    assert history.best_epoch == 2
     _equal(kept[1], model.state_dict())

@@ -1,7 +1,8 @@
-"""How much memory a training needs, from the base's config alone: to refuse before a download, and to choose how many
-rows go through one forward pass.
+"""How much memory a training needs, estimated from the config.json of its base checkpoint.
 
-An estimate, not a bound: ``emotion_assets_tests/ml/test_memory.py`` holds it against what autograd really keeps.
+There is one estimate, ``estimate_memory``, and it has two uses: to refuse a base that is too large for this machine
+before it is downloaded, and to choose how many rows go through one forward pass. It is no upper bound;
+``emotion_assets_tests/models/test_memory.py`` holds it against what autograd really keeps.
 """
 
 from __future__ import annotations
@@ -16,19 +17,27 @@ import torch
 
 from emotion_assets.models.transformer.classifier import CAUSAL_MODEL_TYPES
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import Training, TransformerModel
+from emotion_assets.settings.schema import TransformerModel
 from emotion_assets.training.runtime import Runtime
 
 TYPICAL_TOKENS = 64  # of a row with its prompt, where the rows are not known yet
-CONTEXT_BYTES = 600 * 2**20  # CUDA's own, or Python's and torch's code
-PADDING = 1.6  # attention blocks hold padding: about so many places for each token
-MERGE_SHARE = 0.5  # of the memory that is left may go into activations of a merged step
-NF4_BYTES = 0.56  # of a weight in four bits, its share of the scales included
+CONTEXT_BYTES = 600 * 2**20  # CUDA's context, or Python's and torch's code
+PADDING = 1.6  # positions per token in attention's padded blocks, about
+MAX_ACTIVATION_SHARE = 0.5  # of the free memory that the activations of a whole step may take in one forward pass
+NF4_BYTES = 0.56  # per weight in four bits, with its share of the scales
+ADAM_BYTES = 16.0  # per trained parameter in fp32: itself, its gradient and the two moments of Adam
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of a checkpoint, and of the linear layers among them, from its config.json."""
+    """The sizes of a base checkpoint that decide how much memory its training takes.
+
+    Attributes:
+        parameters: all of them.
+        linear: parameters of the linear layers inside the transformer blocks.
+        linear_sides: inputs plus outputs of these layers, summed: a LoRA adapter has ``rank`` times as many parameters.
+        gated: whether the feed-forward part multiplies two projections (SwiGLU), as causal models do.
+    """
 
     parameters: int
     linear: int
@@ -43,7 +52,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Sizes:
-        """Count the parameters of the model that the config describes; no memory is taken."""
+        """Count the parameters of the model that a config.json describes, without allocating them."""
         from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
         settings = AutoConfig.for_model(**config)
@@ -68,7 +77,10 @@ class Sizes:
         )
 
     def activation_bytes(self, element: int) -> float:
-        """What the backward pass of one token needs, gradient checkpointing off; ``element`` is 2 or 4 bytes."""
+        """Bytes that the forward pass keeps of one token for the backward pass, without gradient checkpointing.
+
+        ``element`` is the size of a number: 2 bytes in half precision, else 4.
+        """
         attention = PADDING * 2 * (self.heads + self.key_value_heads) * self.head_width
         feed_forward = (4 if self.gated else 2) * self.intermediate
         layer = element * (8 * self.hidden + attention + feed_forward) + 4 * 2 * self.hidden  # norms keep fp32
@@ -77,7 +89,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes of a training's parts; ``rows`` go through one forward pass."""
+    """Bytes that a training takes, by part; ``activations`` are those of ``rows`` rows in one forward pass."""
 
     weights: float
     trained: float
@@ -95,76 +107,74 @@ class Estimate:
         )
 
 
-def estimate(sizes: Sizes, model: TransformerModel, runtime: Runtime, rows: int, tokens: float) -> Estimate:
-    """Memory of training ``model`` with ``rows`` rows of altogether ``tokens`` tokens in one forward pass.
-
-    A trained parameter takes 16 bytes in fp32: itself, its gradient and two moments of Adam.
-    """
+def estimate_memory(sizes: Sizes, model: TransformerModel, runtime: Runtime, lengths: Sequence[int]) -> Estimate:
+    """The memory of training ``model`` with rows of these many tokens in one forward pass."""
     element = 4 if runtime.dtype == torch.float32 else 2
     if model.method == "full":
-        weights, trained = (0 if element == 4 else 2.0 * sizes.parameters), 16.0 * sizes.parameters
+        weights, trained = (0.0 if element == 4 else 2.0 * sizes.parameters), ADAM_BYTES * sizes.parameters
     else:
         frozen = NF4_BYTES if model.quantization == "nf4" else float(element)
         weights = frozen * sizes.linear + element * (sizes.parameters - sizes.linear)
-        trained = 16.0 * model.lora.rank * sizes.linear_sides
-    return Estimate(weights, trained, tokens * sizes.activation_bytes(element), rows)
+        trained = ADAM_BYTES * model.lora.rank * sizes.linear_sides
+    activations = sum(lengths) * model.passes * sizes.activation_bytes(element)
+    return Estimate(weights, trained, activations, len(lengths))
 
 
-def preflight(config: Mapping[str, Any], models: Mapping[str, TransformerModel], runtime: Runtime) -> None:
-    """Refuse a base of which no model could be trained in this machine's memory.
+def check_memory(config: Mapping[str, Any], models: Mapping[str, TransformerModel], runtime: Runtime) -> None:
+    """Refuse a base if this machine's memory is too small for each of the models to be trained on it.
 
     Raises:
-        DataError: names the model that needs least, what it needs, and what is there.
+        DataError: names the model that needs least, what it needs, and what there is.
     """
     if not models:
         return
     sizes = Sizes.of(config)
-    needs = {
-        name: estimate(
-            sizes,
-            model,
-            runtime,
-            model.training.batch_size,
-            TYPICAL_TOKENS * model.training.batch_size * model.passes,
-        )
+    estimates = {
+        name: estimate_memory(sizes, model, runtime, [TYPICAL_TOKENS] * model.training.batch_size)
         for name, model in models.items()
     }
-    name = min(needs, key=lambda key: needs[key].total)
-    there = memory_total(runtime)
-    if needs[name].total > there:
+    name, smallest = min(estimates.items(), key=lambda item: item[1].total)
+    available = total_memory(runtime)
+    if smallest.total > available:
         place = "the GPU has" if runtime.device.type == "cuda" else "no GPU is there that torch can use, and only"
         memory = "" if runtime.device.type == "cuda" else " of memory"
         raise DataError(
-            f"models.{name}: needs about {needs[name]}, {place} {there / 2**30:.1f} GiB{memory}; use a smaller base, a "
-            "larger GPU, or for method lora quantization: nf4"
+            f"models.{name}: needs about {smallest}, {place} {available / 2**30:.1f} GiB{memory}; use a smaller base, "
+            "a larger GPU, or for method lora quantization: nf4"
         )
 
 
-def rows_per_forward(sizes: Sizes, training: Training, runtime: Runtime, lengths: Sequence[int]) -> int:
-    """A whole step's rows where the activations of its longest rows fit in memory with room to spare, else
-    ``batch_size``."""
-    step = training.batch_size * training.gradient_accumulation
-    tokens = sum(sorted(lengths)[-step:])
-    element = 4 if runtime.dtype == torch.float32 else 2
-    fits = tokens * sizes.activation_bytes(element) <= MERGE_SHARE * memory_left(runtime)
-    return step if fits else training.batch_size
+def rows_per_forward(sizes: Sizes, model: TransformerModel, runtime: Runtime, lengths: Sequence[int]) -> int:
+    """How many rows go through one forward pass: a whole optimizer step's where they fit, else ``batch_size``.
+
+    They fit if the activations of the step's longest possible rows take at most ``MAX_ACTIVATION_SHARE`` of the memory
+    that is free, with the weights already loaded. Apart from rounding, and from what dropout draws,
+    the trained weights do not depend on it.
+
+    Args:
+        lengths: tokens of each training row.
+    """
+    rows_per_step = model.training.batch_size * model.training.gradient_accumulation
+    needed = estimate_memory(sizes, model, runtime, sorted(lengths)[-rows_per_step:]).activations
+    fits = needed <= MAX_ACTIVATION_SHARE * free_memory(runtime)
+    return rows_per_step if fits else model.training.batch_size
 
 
-def memory_total(runtime: Runtime) -> float:
-    """Bytes of memory of the GPU in use, or of this machine within its container's limit."""
+def total_memory(runtime: Runtime) -> float:
+    """All memory in bytes: of the GPU in use, else of this machine or, if smaller, of its container."""
     if runtime.device.type == "cuda":
         return float(torch.cuda.get_device_properties(runtime.device).total_memory)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return float(min(machine, _container_limit() or machine))
 
 
-def memory_left(runtime: Runtime) -> float:
-    """Bytes that can be had now."""
+def free_memory(runtime: Runtime) -> float:
+    """The memory in bytes that is free now: of the GPU in use, else of this machine or its container."""
     if runtime.device.type == "cuda":
         return float(torch.cuda.mem_get_info(runtime.device)[0])
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if Path("/proc/meminfo").is_file() else []
     available = next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
-    return min(available or memory_total(runtime) / 2, memory_total(runtime))
+    return min(available or total_memory(runtime) / 2, total_memory(runtime))
 
 
 def _container_limit() -> int | None:
