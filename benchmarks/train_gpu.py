@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from emotion_assets.models.transformer.attention import NAME, choose_backend, register
-from emotion_assets.models.transformer.classifier import Classifier, Shape
-from emotion_assets.models.transformer.lora import add_adapters, speed_up
+from emotion_assets.models.transformer.attention import ATTENTION_NAME, choose_backend, register_packed_attention
+from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
+from emotion_assets.models.transformer.lora import add_adapters, speed_up_adapters
 from emotion_assets.models.transformer.memory import Sizes, rows_per_forward
 from emotion_assets.settings.schema import Lora, Training, TransformerModel
 from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
@@ -82,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100, help="steps to measure (default 100)")
     parser.add_argument("--whole", action="store_true", help="run all three epochs")
-    attentions = ("auto", "flash_attention_2", "hub_kernel", "varlen", "sdpa", "eager")
+    attentions = get_args(TransformerModel.model_fields["attention"].annotation)
     parser.add_argument("--attention", default="auto", choices=attentions)
     parser.add_argument("--profile", action="store_true", help="print where the time of ten steps goes")
     options = parser.parse_args()
@@ -156,17 +156,17 @@ def _classifier(objective: str, runtime: Runtime, attention: str) -> tuple[Class
     from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
 
     content = LLAMA3_8B if runtime.device.type == "cuda" else SCALED_DOWN
-    register()
+    register_packed_attention()
     set_seed(1)
     loader: Any = AutoModelForCausalLM if objective == "instruction" else AutoModel
     config = LlamaConfig(**content)
     with torch.device(runtime.device):
-        backbone = loader.from_config(config, dtype=runtime.dtype, attn_implementation=NAME)
+        backbone = loader.from_config(config, dtype=runtime.dtype, attn_implementation=ATTENTION_NAME)
     backbone = add_adapters(backbone, LORA, causal_head=objective == "instruction")
-    speed_up(backbone)
+    speed_up_adapters(backbone)
     answers = [[100 + i, 200 + i, 300] for i in range(6)] if objective == "instruction" else []
     labels = [str(i) for i in range(6)]
-    shape = Shape("lora", objective, "last", labels, 512, "", "", answers)
+    shape = ClassifierConfig("lora", objective, "last", labels, 512, "", "", answers)
     sizes = Sizes.of({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **content})
     return Classifier(backbone, shape, choose_backend(attention, runtime)).to(runtime.device), sizes
 

@@ -94,8 +94,8 @@ def run_job(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any]:
     from emotion_assets.models import bases
     from emotion_assets.models import train as training
     from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, load_tokenizer, read_tokens
+    from emotion_assets.training.progress import Progress
     from emotion_assets.training.resume import ResumeState
-    from emotion_assets.training.trainer import Progress
 
     def report(progress: Progress) -> None:
         say(progress.line())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from emotion_assets.models.transformer.attention import NAME, choose_backend, register
+from emotion_assets.models.transformer.attention import ATTENTION_NAME, choose_backend, register_packed_attention
 from emotion_assets.models.transformer.batches import make_batch
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, read_config
 from emotion_assets.models.transformer.classifier import first_position
@@ -27,9 +27,10 @@ from emotion_assets.settings.schema import (
 from emotion_assets.storage.hub import download_checkpoint, hub_problem
 from emotion_assets.storage.store import MANIFEST
 from emotion_assets.training import distributed
+from emotion_assets.training.progress import Report, TrainingHistory
 from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import choose_runtime, set_seed
-from emotion_assets.training.trainer import Report, Trainer, TrainingHistory, TrainingTask
+from emotion_assets.training.trainer import Trainer, TrainingTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,11 +84,11 @@ def pretrain(
     of them: 80% masked, 10% replaced, 10% kept; Devlin et al. 2019).
     """
     set_seed(seed)
-    register()
+    register_packed_attention()
     runtime = choose_runtime(base.pretrain.precision)
     model: Any = build(base.build, tokenizer, max_length)
     model.to(runtime.device)
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION_NAME)
     backend = choose_backend("auto", runtime)
     rows = [row for row in rows if len(row) > 1]
     causal = base.build.model_type == "llama"

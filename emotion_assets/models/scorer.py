@@ -11,7 +11,7 @@ import torch
 
 from emotion_assets.models.bigru import load_bigru, words
 from emotion_assets.models.tfidf_svm import load_svm
-from emotion_assets.models.transformer.batches import by_length
+from emotion_assets.models.transformer.batches import batch_by_length
 from emotion_assets.models.transformer.checkpoints import load_classifier
 from emotion_assets.models.transformer.tokens import (
     TOKENIZER_FOLDER,
@@ -81,31 +81,31 @@ class _BiGruScorer(Scorer):
 
 class _TransformerScorer(Scorer):
     def __init__(self, model: StoredFolder, store: Store) -> None:
-        shape = model.read_json("model.json")
-        self._runtime = choose_runtime(shape.get("precision", "auto"))
-        base = store.open("base_models", shape["base_digest"]) if shape["method"] == "lora" else None
+        config = model.read_json("model.json")
+        self._runtime = choose_runtime(config.get("precision", "auto"))
+        base = store.open("base_models", config["base_digest"]) if config["method"] == "lora" else None
         self._model = load_classifier(model, base, self._runtime)
         self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
-        self.labels = self._model.shape.labels
+        self.labels = self._model.config.labels
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
-        shape = self._model.shape
-        if shape.objective == "instruction":
-            rows = encode_prompts(self._tokenizer, shape.instruction, texts, shape.max_length)
+        config = self._model.config
+        if config.objective == "instruction":
+            rows = encode_prompts(self._tokenizer, config.instruction, texts, config.max_length)
         else:
-            rows = encode(self._tokenizer, texts, shape.max_length)
+            rows = encode(self._tokenizer, texts, config.max_length)
         return _in_batches(self._model, rows, self._runtime, len(self.labels))
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
-        shape = self._model.shape
-        instruction = shape.instruction if shape.objective == "instruction" else None
-        return are_truncated(self._tokenizer, texts, shape.max_length, instruction)
+        config = self._model.config
+        instruction = config.instruction if config.objective == "instruction" else None
+        return are_truncated(self._tokenizer, texts, config.max_length, instruction)
 
 
 def _in_batches(model: Any, rows: Sequence[Sequence[int]], runtime: Runtime, labels: int) -> np.ndarray:
     probabilities = np.zeros((len(rows), labels), dtype=np.float32)
     with torch.no_grad():
-        for chosen in by_length([len(row) for row in rows], BATCH):
+        for chosen in batch_by_length([len(row) for row in rows], BATCH):
             with runtime.autocast():
                 scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
             probabilities[chosen] = scores.float().exp().cpu().numpy()

@@ -18,18 +18,19 @@ from emotion_assets.dataset.splits import read_split
 from emotion_assets.models.bigru import BiGruClassifier, Vocabulary, save_bigru
 from emotion_assets.models.tfidf_svm import save_svm, train_svm
 from emotion_assets.models.transformer.attention import choose_backend
-from emotion_assets.models.transformer.batches import by_length
+from emotion_assets.models.transformer.batches import batch_by_length
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, new_classifier, save_classifier
-from emotion_assets.models.transformer.classifier import COUNT_FROM_PADDING, Classifier, Shape
+from emotion_assets.models.transformer.classifier import COUNT_FROM_PADDING, Classifier, ClassifierConfig
 from emotion_assets.models.transformer.memory import Sizes, check_memory, rows_per_forward
-from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, answer_ids, load_tokenizer, read_tokens
+from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, encode_answers, load_tokenizer, read_tokens
 from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import BiGru, TfidfSvm, TransformerModel
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training import distributed
+from emotion_assets.training.progress import Report, TrainingHistory
 from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
-from emotion_assets.training.trainer import Report, Trainer, TrainingError, TrainingHistory, TrainingTask
+from emotion_assets.training.trainer import Trainer, TrainingError, TrainingTask
 
 EVALUATION_BATCH = 64
 
@@ -60,7 +61,7 @@ def train_transformer(
     instruction = model.objective == "instruction"
     if instruction and summary["instruction"] is None:
         raise DataError(f"{stage}: the stored tokens hold no prompts; materialise {tokens.path.name}'s asset again")
-    shape = Shape(
+    shape = ClassifierConfig(
         method=model.method,
         objective=model.objective,
         pooling=model.pooling,
@@ -68,7 +69,7 @@ def train_transformer(
         max_length=summary["max_length"],
         base_digest=base.digest,
         instruction=summary["instruction"] if instruction else "",
-        answers=answer_ids(tokenizer, labels) if instruction else [],
+        answers=encode_answers(tokenizer, labels) if instruction else [],
         quantization=model.quantization,
         precision=model.training.precision,
         attention=model.attention,
@@ -169,7 +170,7 @@ def accuracy_of(
 ) -> float:
     """Share of rows whose most probable label is the right one."""
     right = torch.zeros((), dtype=torch.int64, device=runtime.device)
-    for chosen in distributed.shard(by_length([len(row) for row in rows], EVALUATION_BATCH)):
+    for chosen in distributed.shard(batch_by_length([len(row) for row in rows], EVALUATION_BATCH)):
         with runtime.autocast():
             scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
         right += (scores.argmax(1).cpu().numpy() == targets[chosen]).sum()

@@ -1,1 +1,1 @@
-"""The training loop: fitting weights, exact resume, several processes, the device."""
+"""The training loop, its optimiser and progress, exact resume, several processes, device and number format."""

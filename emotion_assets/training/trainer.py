@@ -5,8 +5,9 @@ these passes are summed and divided once, by the number of targets in the whole 
 has the gradient of one batch of 20 rows, and so have two processes with 10 rows each. An interrupted training resumes
 from its last saved state and ends with the same weights.
 
-Belongs here: the loop, what it reports and what it saves to resume. Does not belong here: the optimiser and its
-learning rate (``optimizer``), the state's file (``resume``), any particular model or loss (``models``).
+Belongs here: the loop and what it saves to resume. Does not belong here: the optimiser and its learning rate
+(``optimizer``), what is reported (``progress``), the state's file (``resume``), any particular model or loss
+(``models``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from emotion_assets.settings.schema import Training
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.training import distributed
 from emotion_assets.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
+from emotion_assets.training.progress import Progress, Report, TrainingHistory
 from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import Runtime
 
@@ -57,67 +58,6 @@ class TrainingTask:
     rows: int
     loss_of: LossFunction
     evaluate: Callable[[], float] | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is. ``rows_per_second`` counts training rows, evaluation time excluded."""
-
-    name: str
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    loss: float
-    rows_per_second: float
-    seconds_left: float
-
-    def line(self) -> str:
-        """Everything in one line, for a log."""
-        left = f"{self.seconds_left:.0f} s" if self.seconds_left < 90 else f"{self.seconds_left / 60:.1f} min"
-        return (
-            f"{self.name}: step {self.step}/{self.steps} ({100 * self.step // self.steps}%), epoch {self.epoch}/"
-            f"{self.epochs}, loss {self.loss:.4f}, {self.rows_per_second:,.0f} rows/s, about {left} left"
-        )
-
-
-Report = Callable[[Progress], None]
-
-
-@dataclass
-class TrainingHistory:
-    """What a training leaves behind besides the weights. The field names are part of the resume state's file.
-
-    Attributes:
-        steps: the optimizer steps at which the loss curve has a point.
-        losses: the mean loss per target since the point before, one for each of ``steps``.
-        scores: what ``evaluate`` returned after each epoch.
-        best_epoch: the epoch, counted from 1, whose weights were kept.
-        seconds: wall time, the time before an interruption included.
-        rows_per_second: training rows per second, evaluation time excluded.
-        rows_per_forward: rows of one forward pass.
-        resumed_at_step: optimizer steps already done when the training was last resumed; 0 if it never was.
-    """
-
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-    seconds: float = 0.0
-    rows_per_second: float = 0.0
-    rows_per_forward: int = 0
-    resumed_at_step: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "steps": self.steps,
-            "losses": [round(loss, 5) for loss in self.losses],
-            "validation_accuracy": [round(score, 5) for score in self.scores],
-            "best_epoch": self.best_epoch,
-            "rows_per_second": round(self.rows_per_second, 1),
-            "rows_per_forward": self.rows_per_forward,
-            "resumed_at_step": self.resumed_at_step,
-        }
 
 
 @dataclass

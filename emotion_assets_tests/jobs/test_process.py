@@ -23,8 +23,9 @@ from emotion_assets.models.transformer.checkpoints import check_checkpoint
 from emotion_assets.settings.errors import DataError, UserError, user_line
 from emotion_assets.settings.schema import Training, TransformerModel
 from emotion_assets.storage.store import Store, StoredFolder, StoreError
+from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.resume import STATE_FILE
-from emotion_assets.training.trainer import Trainer, TrainingError, TrainingHistory
+from emotion_assets.training.trainer import Trainer, TrainingError
 from emotion_assets_tests.worlds.tiny import LABELS, VOCABULARY, base_folder, stored_case
 
 ENVIRON = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

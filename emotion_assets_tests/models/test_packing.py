@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from emotion_assets.models.transformer.attention import EAGER, SDPA, Backend, Layout, choose_backend
+from emotion_assets.models.transformer.attention import (
+    EAGER,
+    PADDED_BACKENDS,
+    SDPA,
+    VARLEN_KERNELS,
+    Backend,
+    Layout,
+    choose_backend,
+)
 from emotion_assets.models.transformer.batches import common_prefix, make_batch
 from emotion_assets.models.transformer.checkpoints import load_backbone
-from emotion_assets_tests.worlds.tiny import ANSWERS, CPU, HALF, PREFIX, base_folder, classifier_of, rows_of, shape_of
+from emotion_assets.settings.schema import TransformerModel
+from emotion_assets_tests.worlds.tiny import (
+    ANSWERS,
+    CPU,
+    HALF,
+    PREFIX,
+    base_folder,
+    classifier_config_of,
+    classifier_of,
+    rows_of,
+)
 
 CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -117,7 +136,7 @@ def test_a_kernel_without_dropout_is_passed_over_where_attention_drops(tmp_path:
         calls.append(args[-1])
         return _reference_varlen(*args)  # type: ignore[no-any-return, no-untyped-call]
 
-    backend = Backend("varlen", "a reference", no_dropout, dropout=False)
+    backend = Backend("varlen", "a reference", no_dropout, supports_dropout=False)
     folder = base_folder(tmp_path / "base", "bert", dropout=0.1)
     classifier = classifier_of(folder, method="full", backend=backend).train()
     classifier.loss(rows_of(4), torch.zeros(4, dtype=torch.int64), 0.0)[0].backward()
@@ -191,7 +210,7 @@ def test_varlen_attn_is_called_as_torch_has_it() -> None:
     ends = torch.tensor([0, 5])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(varlen, "varlen_attn", lambda *a, **b: bound.append(signature.bind(*a, **b).arguments))
-        attention._torch_varlen()(q, k, k, ends, ends, 5, 5, True, 0.5, 0.0)
+        attention._load_torch_varlen()(q, k, k, ends, ends, 5, 5, True, 0.5, 0.0)
     assert bound[0]["window_size"] == (-1, 0) and bound[0]["enable_gqa"] and bound[0]["scale"] == 0.5
 
 
@@ -261,13 +280,11 @@ def test_label_words_are_scored_as_the_language_model_scores_them(tmp_path: Path
 
 
 def test_an_answer_that_begins_another_is_scored_with_its_end(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from emotion_assets.models.transformer.classifier import Classifier
 
-    shape = replace(shape_of("instruction"), answers=[[11, 2], [11, 13, 2]])
-    backbone = load_backbone(base_folder(tmp_path / "base"), shape, CPU)
-    assert Classifier(backbone, shape, SDPA).scored_answers == [[11, 2], [11, 13, 2]]
+    config = replace(classifier_config_of("instruction"), answers=[[11, 2], [11, 13, 2]])
+    backbone = load_backbone(base_folder(tmp_path / "base"), config, CPU)
+    assert Classifier(backbone, config, SDPA).scored_answers == [[11, 2], [11, 13, 2]]
 
 
 def test_a_shared_beginning_changes_no_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,9 +330,10 @@ def _chosen(asked: str, monkeypatch: pytest.MonkeyPatch, **found: object) -> Bac
     def finder(name: str) -> Callable[[], object]:
         return (lambda: found[name]) if name in found else missing
 
-    kernels = {name: finder(name) for name in attention._VARLEN}
-    monkeypatch.setattr(attention, "_VARLEN", kernels)
-    monkeypatch.setattr(attention, "_probe", lambda kernel, runtime, probe=attention._probe: probe(kernel, half_cpu))
+    kernels = {name: replace(kernel, load=finder(name)) for name, kernel in attention.VARLEN_KERNELS.items()}
+    check = attention._check_against_eager
+    monkeypatch.setattr(attention, "VARLEN_KERNELS", kernels)
+    monkeypatch.setattr(attention, "_check_against_eager", lambda kernel, runtime: check(kernel, half_cpu))
     half_cpu = Runtime(torch.device("cpu"), torch.bfloat16, "test")
     return choose_backend(asked, Runtime(torch.device("cuda"), torch.bfloat16, "test"))
 
@@ -344,3 +362,13 @@ def test_the_kernel_asked_for_comes_first(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_cpu_takes_sdpa_and_says_why() -> None:
     assert str(choose_backend("auto", CPU)).startswith("sdpa (the kernels for rows of unequal length need a CUDA GPU")
     assert choose_backend("eager", CPU).name == "eager"
+
+
+def test_a_profile_can_name_every_backend_and_no_other() -> None:
+    names = get_args(TransformerModel.model_fields["attention"].annotation)
+    assert set(names) == {"auto", *PADDED_BACKENDS, *VARLEN_KERNELS}
+
+
+def test_the_hub_kernel_is_fetched_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _chosen("auto", monkeypatch, hub_kernel=_reference_varlen).name == "sdpa"
+    assert _chosen("hub_kernel", monkeypatch, hub_kernel=_reference_varlen).name == "hub_kernel"

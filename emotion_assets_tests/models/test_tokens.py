@@ -9,9 +9,9 @@ import pytest
 
 from emotion_assets.models.transformer.tokens import (
     TOKENIZER_FOLDER,
-    answer_ids,
     are_truncated,
     encode,
+    encode_answers,
     encode_prompts,
     load_tokenizer,
     make_tokenizer,
@@ -92,7 +92,7 @@ def test_a_maximum_too_short_for_the_instruction_is_refused() -> None:
 
 def test_answers_end_with_the_end_of_turn_token() -> None:
     tokenizer = make_tokenizer(settings("word"), [*TEXTS, "joy anger"], "t")
-    answers = answer_ids(tokenizer, ["joy", "anger"])
+    answers = encode_answers(tokenizer, ["joy", "anger"])
     assert answers[0] != answers[1]
     assert {answer[-1] for answer in answers} == {tokenizer.eos_token_id}
 

@@ -13,9 +13,10 @@ import torch
 from emotion_assets.settings.schema import Training
 from emotion_assets.training import resume
 from emotion_assets.training.optimizer import learning_rate_factor
+from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.resume import STATE_FILE, ResumeState
 from emotion_assets.training.runtime import Runtime
-from emotion_assets.training.trainer import LossFunction, Trainer, TrainingError, TrainingHistory, TrainingTask
+from emotion_assets.training.trainer import LossFunction, Trainer, TrainingError, TrainingTask
 from emotion_assets_tests.worlds.tiny import CPU, PREFIX, base_folder, classifier_of, rows_of
 
 ROWS = 47  # the last step of an epoch is a short one

@@ -11,7 +11,7 @@ import torch
 
 from emotion_assets.models.transformer.attention import Backend, choose_backend
 from emotion_assets.models.transformer.checkpoints import new_classifier
-from emotion_assets.models.transformer.classifier import Classifier, Shape
+from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
 from emotion_assets.models.transformer.tokens import make_tokenizer, write_tokens
 from emotion_assets.settings.schema import TokenizerSettings, TrainedTokenizer, TransformerModel
 from emotion_assets.storage.store import Store, StoredFolder
@@ -70,9 +70,11 @@ def rows_of(n: int, seed: int = 5, prefix: list[int] | None = None) -> list[list
     return [(prefix or []) + torch.randint(30, VOCABULARY, (k,), generator=generator).tolist() for k in lengths]
 
 
-def shape_of(objective: str = "head", pooling: str = "last", method: str = "lora", digest: str = "d") -> Shape:
+def classifier_config_of(
+    objective: str = "head", pooling: str = "last", method: str = "lora", digest: str = "d"
+) -> ClassifierConfig:
     answers = ANSWERS if objective == "instruction" else []
-    return Shape(method, objective, pooling, LABELS, 64, digest, "", answers)
+    return ClassifierConfig(method, objective, pooling, LABELS, 64, digest, "", answers)
 
 
 def classifier_of(
@@ -90,7 +92,7 @@ def classifier_of(
         {"method": method, "base": "b", "objective": objective, "pooling": pooling, **settings}
     )
     backend = backend or choose_backend("auto", CPU)
-    classifier = new_classifier(base, model, shape_of(objective, pooling, method), runtime, backend)
+    classifier = new_classifier(base, model, classifier_config_of(objective, pooling, method), runtime, backend)
     with torch.no_grad():
         for name, parameter in classifier.named_parameters():
             if "lora_B" in name:

@@ -1,7 +1,7 @@
-"""Token ids of several rows as one line without padding.
+"""Token ids of several rows packed into one sequence without padding.
 
-Belongs here: the line of tokens, where each row lies in it, pooling of a row. Does not belong here: which
-tokens see which (``attention``).
+Belongs here: the packed sequence, where each row is in it, pooling of a row. Does not belong here: which tokens attend
+to which (``attention``).
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import torch
 
 from emotion_assets.models.transformer.attention import Layout
 
-SHORTEST_PREFIX = 4  # a shorter common beginning is not worth a segment of its own
+SHORTEST_PREFIX = 4  # tokens; a shorter common prefix is not worth a segment of its own
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows packed for a backbone.
+    """Rows packed for a backbone: the prefix that all rows share (once), the rest of each row, then the branches.
 
-    ``inputs``: ``input_ids`` and ``position_ids`` ``[1, T]``, the positions counting from the row's first token, and no
-    attention mask; ``layout`` keeps the rows apart. The line holds the ``prefix`` tokens that all rows share (once),
-    then what is left of each row, then the branches after the rows. ``starts[i]`` is the place of row i's token number
-    ``prefix``, ``lengths[i]`` its number of tokens from there on; ``branch_starts[i]`` likewise for branches.
+    Attributes:
+        inputs: ``input_ids`` and ``position_ids`` ``[1, T]``, positions counted from each row's first token, and no
+            attention mask.
+        layout: which tokens attend to which; it keeps the rows apart.
+        prefix: the number of tokens of the shared prefix.
+        starts: for each row the index in the sequence of its first token after the prefix.
+        lengths: for each row the number of its tokens after the prefix.
+        branch_starts: for each branch the index in the sequence of its first token.
     """
 
     inputs: dict[str, Any]
@@ -43,10 +47,10 @@ class Batch:
         if pooling == "last":
             return hidden[0].index_select(0, starts + lengths - 1)
         rows = torch.nn.utils.rnn.pad_sequence(list(hidden[0].split(self.lengths)), batch_first=True)
-        inside = (torch.arange(rows.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)
+        is_token = (torch.arange(rows.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)
         if pooling == "max":
-            return rows.masked_fill(~inside, float("-inf")).amax(1)
-        return (rows * inside).sum(1) / lengths[:, None]
+            return rows.masked_fill(~is_token, float("-inf")).amax(1)
+        return (rows * is_token).sum(1) / lengths[:, None]
 
 
 def make_batch(
@@ -57,13 +61,13 @@ def make_batch(
     prefix: int = 0,
     branches: Sequence[tuple[int, Sequence[int]]] = (),
 ) -> Batch:
-    """Put rows in one line.
+    """Pack rows into one sequence.
 
     Args:
         rows: token ids; every row is longer than ``prefix``.
         first_position: the position id of a row's first token (RoBERTa counts from ``pad_token_id + 1``).
-        prefix: how many tokens at the beginning are the same in all rows and stand in the line once.
-        branches: pairs of a row's index and tokens that follow that row, unseen by every other segment.
+        prefix: how many tokens at the beginning are the same in all rows; they are put in once.
+        branches: pairs of a row's index and tokens that follow that row. No other segment attends to a branch.
     """
     segments: list[Sequence[int]] = [rows[0][:prefix]] if prefix else []
     parents = [-1] * len(segments)
@@ -94,16 +98,16 @@ def make_batch(
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens at the beginning are worth sharing: equal in all rows, and not the whole of any row."""
+    """The length of the longest prefix that all rows share, the whole of no row; 0 if too short to be worth sharing."""
     if len(rows) < 2:
         return 0
-    low, high = min(map(list, rows)), max(map(list, rows))  # in lexicographic order: what these two share, all share
+    low, high = min(map(list, rows)), max(map(list, rows))  # a prefix of the first and last in order is one of all
     limit = min(len(row) for row in rows) - 1
     shared = next((i for i in range(min(limit, len(low), len(high))) if low[i] != high[i]), limit)
     return shared if shared >= SHORTEST_PREFIX else 0
 
 
-def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Row indices in batches of neighbours in length: for inference, where the order does not matter."""
+def batch_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Row indices in batches of similar length, shortest first; for inference, where the order does not matter."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,7 +1,10 @@
-"""The transformer classifier: a backbone, read by a pooled head or by the label words, with or without LoRA.
+"""The transformer classifier: a backbone with a classification head, or one that answers with a label word.
 
-Both objectives end in class probabilities ``[B, labels]``, so nothing downstream asks which one was used. How a
-classifier is put on disk and read back is ``checkpoints``'s.
+Both objectives (``head`` and ``instruction``) end in log-probabilities of the labels, so nothing downstream asks which
+one was used.
+
+Belongs here: probabilities and losses from token ids. Does not belong here: saving and loading (``checkpoints``), LoRA
+(``lora``), the training loop (``training.trainer``).
 """
 
 from __future__ import annotations
@@ -23,8 +26,16 @@ COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions begin 
 
 
 @dataclass(frozen=True)
-class Shape:
-    """All that is needed to rebuild the classifier round its weights; stored as ``model.json``."""
+class ClassifierConfig:
+    """All that is needed, besides the weights, to rebuild a trained classifier; stored as ``model.json``.
+
+    Attributes:
+        method: ``lora`` or ``full``.
+        objective: ``head`` or ``instruction``.
+        pooling: how a row's hidden states become one vector: ``first``, ``last``, ``mean`` or ``max``.
+        base_digest: digest of the stored base checkpoint.
+        answers: token ids of each label word, for the objective ``instruction``.
+    """
 
     method: str
     objective: str
@@ -41,54 +52,54 @@ class Shape:
 
 
 class Classifier(nn.Module):
-    """Backbone and head. ``log_probabilities`` is the one way in for scoring, ``loss`` for training."""
+    """Backbone and head. Scoring calls ``log_probabilities``, training calls ``loss``."""
 
     def __init__(
         self,
         backbone: nn.Module,
-        shape: Shape,
+        config: ClassifierConfig,
         backend: Backend,
         head_dropout: float = 0.0,
         embedding_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.shape, self.backend = backbone, shape, backend
-        config: Any = backbone.config
-        self.causal = config.model_type in CAUSAL_MODEL_TYPES
-        self.first_position = first_position(config)
-        if shape.objective == "instruction" and not self.causal:
-            raise DataError(f"objective instruction needs a causal base; this one is {config.model_type}, use head")
+        self.backbone, self.config, self.backend = backbone, config, backend
+        base: Any = backbone.config
+        self.causal = base.model_type in CAUSAL_MODEL_TYPES
+        self.first_position = first_position(base)
+        if config.objective == "instruction" and not self.causal:
+            raise DataError(f"objective instruction needs a causal base; this one is {base.model_type}, use head")
         self.dropout = nn.Dropout(head_dropout)
         if embedding_dropout:
-            table: Any = backbone.get_input_embeddings()  # type: ignore[operator]
-            table.register_forward_hook(
+            embeddings: Any = backbone.get_input_embeddings()  # type: ignore[operator]
+            embeddings.register_forward_hook(
                 lambda module, _, vectors: nn.functional.dropout(vectors, embedding_dropout, module.training)
             )
-        self.head = nn.Linear(config.hidden_size, len(shape.labels)) if shape.objective == "head" else None
-        self.scored_answers = _telling_part(shape.answers)
+        self.head = nn.Linear(base.hidden_size, len(config.labels)) if config.objective == "head" else None
+        self.scored_answers = _without_shared_end(config.answers)
 
     def log_probabilities(self, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
         """Log-probability of each label, ``[rows, labels]``, from the token ids of texts or prompts.
 
-        ``instruction``: the log-probabilities of each label's tokens after the prompt, summed and normalised over the
-        labels, in one forward pass: a prompt is read once, its answers branch off behind it.
+        ``instruction``: the log-probabilities of a label's tokens after the prompt are summed, and the sums normalised
+        over the labels. One forward pass does it: each prompt is in the batch once, with its answers as branches.
         """
         if self.head is None:
             return torch.log_softmax(self._answer_scores(rows, device), dim=-1)
         batch = make_batch(rows, device, self.causal, self.first_position)
-        pooled = self.dropout(batch.pool(self.hidden(batch), self.shape.pooling).float())
+        pooled = self.dropout(batch.pool(self.hidden(batch), self.config.pooling).float())
         with torch.autocast(device.type, enabled=False):  # half-precision logits are so coarse that labels tie
             return torch.log_softmax(self.head(pooled), dim=-1)
 
     def loss(
         self, rows: Sequence[Sequence[int]], labels: torch.Tensor, smoothing: float = 0.0, consistency: float = 0.0
     ) -> tuple[torch.Tensor, int]:
-        """The summed training loss and how many targets it sums over.
+        """The training loss, summed over targets, and the number of targets.
 
         ``head``: cross entropy over the labels. With ``consistency`` each row passes twice, under two draws of dropout
         that give p and q, and the loss is the mean of the two cross entropies plus ``consistency`` times
         (KL(p, q) + KL(q, p)) / 2 (R-Drop, Liang et al. 2021). ``instruction``: cross entropy of the right answer's
-        tokens, as in supervised fine-tuning; the wrong answers are not seen.
+        tokens, as in supervised fine-tuning; the wrong answers take no part.
         """
         if self.head is None:
             return self._answer_loss(rows, labels)
@@ -125,58 +136,62 @@ class Classifier(nn.Module):
     def _logits_of(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of some tokens alone, in fp32: ``[n, k]`` from ``[n, H]`` and token ids ``[n, k]`` or ``[1, k]``.
 
-        A step of half precision is an eighth between 16 and 32: label words closer than that would tie.
+        Computed in bf16, logits between 16 and 32 are multiples of 1/8: label words closer than that would tie.
         """
-        if type(self._lm_head) is not nn.Linear:  # adapters on the head, or four bits
+        if type(self._lm_head) is not nn.Linear:  # with adapters, or in four bits
             return self._logits(hidden).gather(1, tokens.expand(len(hidden), -1))
         with torch.autocast(hidden.device.type, enabled=False):
             weights = self._lm_head.weight[tokens].float()
             return (weights @ hidden.float().unsqueeze(-1)).squeeze(-1)
 
     def _answer_loss(self, prompts: Sequence[Sequence[int]], labels: torch.Tensor) -> tuple[torch.Tensor, int]:
-        right = [self.shape.answers[label] for label in labels.tolist()]
-        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, right, strict=True)]
+        answers = [self.config.answers[label] for label in labels.tolist()]
+        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
         batch = make_batch(rows, labels.device, True, prefix=common_prefix(prompts))
-        before: list[int] = []  # the places whose next token is an answer's
-        for start, prompt, answer in zip(batch.starts, prompts, right, strict=True):
+        predicting: list[int] = []  # indices of the tokens whose next token belongs to an answer
+        for start, prompt, answer in zip(batch.starts, prompts, answers, strict=True):
             first = start + len(prompt) - batch.prefix - 1
-            before += range(first, first + len(answer))
-        hidden = self.hidden(batch)[0].index_select(0, torch.tensor(before, device=labels.device))
-        goal = torch.tensor([token for answer in right for token in answer], device=labels.device)
-        return nn.functional.cross_entropy(self._logits(hidden), goal, reduction="sum"), len(goal)
+            predicting += range(first, first + len(answer))
+        hidden = self.hidden(batch)[0].index_select(0, torch.tensor(predicting, device=labels.device))
+        targets = torch.tensor([token for answer in answers for token in answer], device=labels.device)
+        return nn.functional.cross_entropy(self._logits(hidden), targets, reduction="sum"), len(targets)
 
     def _answer_scores(self, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-        """Summed log-probability of each label's telling tokens after each prompt, ``[prompts, labels]``."""
+        """Summed log-probability of each label's tokens after each prompt, ``[prompts, labels]``, but for a constant
+        per prompt.
+
+        An answer's first token is predicted at the prompt's end. Its other tokens are predicted in a branch.
+        """
         answers = self.scored_answers
-        tails = [(p, a) for p in range(len(prompts)) for a in range(len(answers)) if len(answers[a]) > 1]
-        branches = [(p, answers[a][:-1]) for p, a in tails]
+        longer = [(p, a) for p in range(len(prompts)) for a in range(len(answers)) if len(answers[a]) > 1]
+        branches = [(p, answers[a][:-1]) for p, a in longer]
         batch = make_batch(prompts, device, True, prefix=common_prefix(prompts), branches=branches)
         hidden = self.hidden(batch)[0]
         ends = torch.tensor(batch.starts, device=device) + torch.tensor(batch.lengths, device=device) - 1
-        # The softmax over the vocabulary at a prompt's end is one constant for all its labels: it cancels.
+        # The normaliser of the softmax over the vocabulary is the same for all labels of a prompt: it cancels.
         scores = self._logits_of(hidden[ends], torch.tensor([[answer[0] for answer in answers]], device=device))
-        if not tails:
+        if not longer:
             return scores
-        places: list[int] = []
-        owners: list[int] = []
-        goals: list[int] = []
-        for (p, a), start in zip(tails, batch.branch_starts, strict=True):
-            places += range(start, start + len(answers[a]) - 1)
-            owners += [p * len(answers) + a] * (len(answers[a]) - 1)
-            goals += answers[a][1:]
-        hidden = hidden[torch.tensor(places, device=device)]
-        rest = self._logits_of(hidden, torch.tensor(goals, device=device)[:, None]).squeeze(1)
+        predicting: list[int] = []  # index of each branch's tokens in the sequence
+        targets: list[int] = []  # the token that follows each of them
+        cells: list[int] = []  # the element of ``scores``, flattened, to which its log-probability is added
+        for (p, a), start in zip(longer, batch.branch_starts, strict=True):
+            predicting += range(start, start + len(answers[a]) - 1)
+            targets += answers[a][1:]
+            cells += [p * len(answers) + a] * (len(answers[a]) - 1)
+        hidden = hidden[torch.tensor(predicting, device=device)]
+        rest = self._logits_of(hidden, torch.tensor(targets, device=device)[:, None]).squeeze(1)
         rest = rest - self._logits(hidden).logsumexp(-1)
-        return scores.flatten().index_add(0, torch.tensor(owners, device=device), rest).view_as(scores)
+        return scores.flatten().index_add(0, torch.tensor(cells, device=device), rest).view_as(scores)
 
 
 def first_position(config: Any) -> int:
-    """The position id of a row's first token."""
+    """The position id of a row's first token, for a base of this config."""
     return config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
 
 
-def _telling_part(answers: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The answers without their closing end-of-turn token, unless one label is the beginning of another."""
+def _without_shared_end(answers: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The answers without the end-of-turn token that all end with; with it if one label is a prefix of another."""
     words = [list(answer[:-1]) for answer in answers]
     ambiguous = any(a != b and b[: len(a)] == a for a in words for b in words) or not all(words)
     return [list(answer) for answer in answers] if ambiguous else words

@@ -1,9 +1,9 @@
-"""LoRA adapters: put on by PEFT, their forward pass done in fewer steps.
+"""LoRA adapters: added by PEFT, with a faster forward pass.
 
 A LoRA layer computes ``y = x W' + b + s (x A') B'`` (Hu et al. 2021). PEFT does so operation by operation; here the
 adapter's part is added into the result by one matrix product, forward and backward, and only ``x`` and ``x A'`` are
-kept. The parameters, their names and the saved files stay PEFT's. ``emotion_assets_tests/ml/test_lora.py`` holds both
-against each other.
+kept for the backward pass. The parameters, their names and the saved files stay PEFT's.
+``emotion_assets_tests/models/test_lora.py`` compares the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from emotion_assets.settings.schema import Lora
 
 
 def add_adapters(backbone: Any, lora: Lora, causal_head: bool) -> Any:
-    """The backbone wrapped by PEFT, with fresh adapters (B is zero, so that training starts at the base).
+    """The backbone wrapped by PEFT, with new adapters (B is zero, so that training starts at the base).
+
+    Args:
+        causal_head: whether the backbone has its language-model head.
 
     Raises:
         UserError: ``target_modules`` names no module of the base.
@@ -34,16 +37,16 @@ def add_adapters(backbone: Any, lora: Lora, causal_head: bool) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        modules_to_save=[_embeddings_of(backbone)] if lora.train_embeddings else None,
+        modules_to_save=[_embedding_module_name(backbone)] if lora.train_embeddings else None,
     )
     try:
-        return hold_copies_in_fp32(get_peft_model(backbone, config))
+        return cast_saved_modules_to_fp32(get_peft_model(backbone, config))
     except ValueError as error:
         raise UserError(f"lora.target_modules {lora.target_modules!r}: {str(error).splitlines()[0]}") from None
 
 
-def hold_copies_in_fp32(model: Any) -> Any:
-    """Hold modules that are trained whole in fp32, as PEFT does adapters: it leaves them in the format of the base."""
+def cast_saved_modules_to_fp32(model: Any) -> Any:
+    """Hold the modules that are trained whole (PEFT's ``modules_to_save``) in fp32, as PEFT itself holds adapters."""
     from peft.utils.other import ModulesToSaveWrapper
 
     for module in model.modules():
@@ -52,23 +55,23 @@ def hold_copies_in_fp32(model: Any) -> Any:
     return model
 
 
-def _embeddings_of(backbone: Any) -> str:
+def _embedding_module_name(backbone: Any) -> str:
     """The name of the module that turns token ids into vectors, as ``modules_to_save`` takes it."""
-    table = backbone.get_input_embeddings()
-    return next(name for name, module in backbone.named_modules() if module is table).rpartition(".")[2]
+    embeddings = backbone.get_input_embeddings()
+    return next(name for name, module in backbone.named_modules() if module is embeddings).rpartition(".")[2]
 
 
-def speed_up(model: nn.Module) -> int:
-    """Give every plain LoRA linear layer of a PEFT model the shorter forward pass; returns how many got it.
+def speed_up_adapters(model: nn.Module) -> int:
+    """Give every plain LoRA linear layer of a PEFT model the faster forward pass; returns how many got it.
 
-    Layers with dropout, a variant (DoRA and the like), several adapters or a quantised base keep PEFT's.
+    Layers with dropout, a variant (such as DoRA), several adapters or a quantised base keep PEFT's forward pass.
     """
     from peft.tuners.lora.layer import Linear
 
     changed = 0
     for module in model.modules():
         if isinstance(module, Linear) and _is_plain(module):
-            module.forward = MethodType(_forward(module.forward), module)  # type: ignore[method-assign]
+            module.forward = MethodType(_fast_forward(module.forward), module)  # type: ignore[method-assign]
             changed += 1
     return changed
 
@@ -84,7 +87,7 @@ def _is_plain(module: Any) -> bool:
     )
 
 
-def _forward(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _fast_forward(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.merged or self.disable_adapters:
             return original(x, *args, **kwargs)
@@ -96,7 +99,8 @@ def _forward(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
 
 
 class _LoraLinear(torch.autograd.Function):
-    """``x`` ``[..., in]``, frozen ``weight`` ``[out, in]``, ``a`` ``[r, in]``, ``b`` ``[out, r]``."""
+    """``y = x W' + bias + scaling (x A') B'`` for ``x`` ``[..., in]``, frozen ``weight`` ``[out, in]``, ``a``
+    ``[r, in]`` and ``b`` ``[out, r]``."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> torch.Tensor:

@@ -1,4 +1,8 @@
-"""Tokenizers and token ids: made once, upstream, stored, and read by every model of the family."""
+"""Tokenizers and token ids: a family's tokens are made once, stored, and read by every model of that family.
+
+Belongs here: learning or loading a tokenizer, encoding texts and prompts, the files that hold token ids. Does not
+belong here: packing token ids into batches (``batches``).
+"""
 
 from __future__ import annotations
 
@@ -22,18 +26,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FOLDER = "tokenizer"
-LONGEST_ANSWER = 8  # tokens kept free behind a prompt
+MAX_ANSWER_TOKENS = 8  # kept free after a prompt
 
 
 def make_tokenizer(settings: TokenizerSettings, texts: Sequence[str], name: str) -> PreTrainedTokenizerBase:
     """Learn a tokenizer from ``texts``, or load the one of a checkpoint folder or Hub repository.
 
     Raises:
-        DataError: the folder holds no fast tokenizer, or the Hub cannot give one.
+        DataError: the folder holds no fast tokenizer, or the Hub repository cannot be used.
     """
     source = settings.source
     if isinstance(source, TrainedTokenizer):
-        return _learn(source, texts, settings.max_length)
+        return _learn_tokenizer(source, texts, settings.max_length)
     if isinstance(source, HubSource):
         if problem := hub_problem(source.hub, source.revision, gated=source.gated):
             raise DataError(f"tokenizers.{name}: {source.hub}: {problem}")
@@ -58,8 +62,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def prompt_of(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
-    """The prompt of the instruction objective, in the checkpoint's own chat form where it has one.
+def build_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
+    """The prompt of the instruction objective, in the checkpoint's own chat template where it has one.
 
     Instruction and text are joined by a line break, as LLaMA-Factory joins ``instruction`` and ``input``.
     """
@@ -79,13 +83,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, instruction: str, texts: Sequence[str], max_length: int
 ) -> list[list[int]]:
-    """Token ids of each prompt. A text too long is cut, never the chat form round it."""
-    room = _room(tokenizer, instruction, max_length)
-    offsets = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    """Token ids of each prompt. A text that is too long is truncated; the instruction and chat template never are."""
+    limit = _max_text_tokens(tokenizer, instruction, max_length)
+    encoded_texts = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     prompts = []
-    for text, places in zip(texts, offsets["offset_mapping"], strict=True):
-        kept = text if len(places) <= room else text[: places[room - 1][1]]
-        prompts.append(prompt_of(tokenizer, instruction, kept))
+    for text, offsets in zip(texts, encoded_texts["offset_mapping"], strict=True):
+        truncated = text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
+        prompts.append(build_prompt(tokenizer, instruction, truncated))
     encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return [list(row) for row in encoded]
 
@@ -93,23 +97,23 @@ def encode_prompts(
 def are_truncated(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, instruction: str | None
 ) -> list[bool]:
-    """Which texts ``encode`` cuts, or ``encode_prompts`` where there is an instruction."""
-    room = max_length if instruction is None else _room(tokenizer, instruction, max_length)
-    alone = instruction is None
-    ids = tokenizer(list(texts), add_special_tokens=alone, return_attention_mask=False, verbose=False)["input_ids"]
-    return [len(row) > room for row in ids]
+    """For each text whether ``encode`` truncates it, or ``encode_prompts`` if there is an instruction."""
+    limit = max_length if instruction is None else _max_text_tokens(tokenizer, instruction, max_length)
+    special = instruction is None
+    ids = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+    return [len(row) > limit for row in ids]
 
 
-def _room(tokenizer: PreTrainedTokenizerBase, instruction: str, max_length: int) -> int:
-    """How many tokens of a text fit into a prompt; a label word still fits behind it."""
-    empty = tokenizer(prompt_of(tokenizer, instruction, ""), add_special_tokens=False)["input_ids"]
-    if (room := max_length - len(empty) - LONGEST_ANSWER) < 1:
+def _max_text_tokens(tokenizer: PreTrainedTokenizerBase, instruction: str, max_length: int) -> int:
+    """How many tokens of a text fit into a prompt with a label word after it."""
+    empty = tokenizer(build_prompt(tokenizer, instruction, ""), add_special_tokens=False)["input_ids"]
+    if (limit := max_length - len(empty) - MAX_ANSWER_TOKENS) < 1:
         raise DataError(f"max_length {max_length} leaves no room for the text after the instruction; raise it")
-    return room
+    return limit
 
 
-def answer_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[list[int]]:
-    """Token ids of each label word as an answer, the end-of-turn token included."""
+def encode_answers(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[list[int]]:
+    """Token ids of each label word as an answer, with the end-of-turn token after it."""
     return [
         [*tokenizer(label, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]  # type: ignore[misc]
         for label in labels
@@ -170,7 +174,7 @@ def read_tokens(folder: StoredFolder, split: str, column: str = "input_ids") -> 
     return table.column(column).to_pylist(), table.column("label").to_numpy().astype(np.int64)
 
 
-def _learn(source: TrainedTokenizer, texts: Sequence[str], max_length: int) -> PreTrainedTokenizerBase:
+def _learn_tokenizer(source: TrainedTokenizer, texts: Sequence[str], max_length: int) -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
