@@ -8,16 +8,17 @@ from emotion_assets.defs import metadata as display
 from emotion_assets.defs.automation import follow_inputs
 from emotion_assets.defs.failures import plain_errors
 from emotion_assets.defs.resources import STARTS_FIRST, WAREHOUSE_POOL
+from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings, TransformerModel
 from emotion_assets.storage.keys import BALANCE, RAW_DATASET, tokens_key
 from emotion_assets.storage.store import StoredFolder, fingerprint
+from emotion_assets.storage.warehouse.tables import ClassBalance
 from emotion_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from emotion_assets.dataset.balance import BalanceReport
 
 GROUP, OWNER = "dataset", "team:data"
-CODE = "1"
 
 
 def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -29,7 +30,7 @@ def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     group_name=GROUP,
     owners=[OWNER],
     kinds={"python", "parquet"},
-    code_version="1",
+    code_version=versions.DATASET,
     description="The labelled texts as train, validation and test in Parquet; the data version is a content hash.",
 )
 @plain_errors
@@ -74,7 +75,7 @@ def raw_emotion_dataset(
     group_name=GROUP,
     owners=[OWNER],
     kinds={"python", "duckdb"},
-    code_version="1",
+    code_version=versions.CLASS_BALANCE,
     pool=WAREHOUSE_POOL,
     automation_condition=follow_inputs(),
     description="Counts and shares per split and class, imbalance, shift, duplicates, conflicting and doubtful labels.",
@@ -93,7 +94,7 @@ def class_balance_report(
         draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
         stored = draft.finish({"dataset": folder.digest})
     with workspace.warehouse.writing() as db:
-        write_class_balance(db, report.counts)
+        write_class_balance(db, [ClassBalance(**row) for row in report.counts])
     workspace.publish(BALANCE, "balance_reports", stored)
     for remark in report.remarks():
         context.log.info(remark)
@@ -101,7 +102,7 @@ def class_balance_report(
         data_version=dg.DataVersion(stored.digest),
         metadata={
             **display.rows(len(report.counts)),
-            **display.columns({"split": "string", "emotion": "string", "n": "bigint", "share": "double"}),
+            **display.table_columns(ClassBalance),
             **_balance_metadata(report),
         },
     )
@@ -136,6 +137,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         and settings.bases[model.base].tokenizer == name
         for model in settings.models.values()
     )
+    instruction = settings.instruction if prompted else None
 
     @dg.asset(
         key=tokens_key(name),
@@ -143,9 +145,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "parquet", "huggingface"},
-        code_version=fingerprint(CODE, tokenizer.model_dump(mode="json"), settings.instruction if prompted else None)[
-            :12
-        ],
+        code_version=fingerprint(versions.TOKENS, tokenizer.model_dump(mode="json"), instruction)[:12],
         op_tags=STARTS_FIRST,
         automation_condition=follow_inputs(),
         description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
@@ -154,7 +154,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
     def tokenised_splits(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
-        folder = _tokens(workspace, name, settings.instruction if prompted else None)
+        folder = _tokens(workspace, name, instruction)
         statistics = folder.info["splits"]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(folder.digest),
@@ -178,7 +178,9 @@ def _tokens(workspace: Workspace, name: str, instruction: str | None) -> StoredF
 
     settings, store = workspace.settings, workspace.store
     dataset, tokenizer = store.current(RAW_DATASET), settings.tokenizers[name]
-    recipe = fingerprint(CODE, tokenizer.model_dump(mode="json"), settings.labels, instruction, dataset.digest)
+    recipe = fingerprint(
+        versions.TOKENS, tokenizer.model_dump(mode="json"), settings.labels, instruction, dataset.digest
+    )
     folder = store.recall(recipe)
     if folder is None:
         splits = read_splits(dataset)

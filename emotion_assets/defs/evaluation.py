@@ -11,9 +11,12 @@ from emotion_assets.defs import metadata as display
 from emotion_assets.defs.automation import follow_inputs
 from emotion_assets.defs.failures import plain_errors
 from emotion_assets.defs.resources import WAREHOUSE_POOL
+from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import BALANCE, CHAMPION, EVALUATION, RAW_DATASET, model_key, predictions_key
 from emotion_assets.storage.store import StoredFolder, fingerprint
+from emotion_assets.storage.warehouse.declaration import columns_of
+from emotion_assets.storage.warehouse.tables import ChampionDecision, Evaluation
 from emotion_assets.storage.workspace import Workspace
 
 GROUP, OWNER = "evaluation", "team:ml"
@@ -30,7 +33,7 @@ def _predictions(name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "parquet"},
-        code_version="1",
+        code_version=versions.PREDICTIONS,
         automation_condition=follow_inputs(),
         description=f"Class probabilities of {name} for every row of validation and test.",
     )
@@ -72,7 +75,7 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "duckdb"},
-        code_version="1",
+        code_version=fingerprint(versions.EVALUATION, versions.METRICS, _figures())[:12],
         pool=WAREHOUSE_POOL,
         automation_condition=follow_any_predictions(),
         description=(
@@ -105,6 +108,11 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
     return evaluation_table
 
 
+def _figures() -> list[str]:
+    """The columns of the table: one more is one more figure to compute."""
+    return [column.name for column in columns_of(Evaluation)]
+
+
 def follow_any_predictions() -> dg.AutomationCondition[dg.AssetKey]:
     """As ``follow_inputs``, but a model that was never trained here does not keep the others from being compared."""
     some_predictions = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing()).allow(
@@ -120,9 +128,8 @@ def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
     from emotion_assets.defs.plots import accuracy_intervals, confusion_plot
     from emotion_assets.storage.warehouse.evaluation import (
         confusion_on,
-        known_evaluations,
+        evaluation_keys,
         read_leaderboard,
-        table_schema,
     )
 
     with workspace.warehouse.reading() as db:
@@ -133,10 +140,10 @@ def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
             for row in confusion_on(db, "test", best["split_fingerprint"])
             if (row["model"], row["model_version"]) == (best["model"], best["model_version"])
         ]
-        rows, schema = len(known_evaluations(db)), table_schema(db, "evaluation")
+        rows = len(evaluation_keys(db))
     return {
         **display.rows(rows),
-        **display.columns(schema),
+        **display.table_columns(Evaluation),
         "leaderboard": display.table(short_leaderboard(board)),
         "accuracy": accuracy_intervals(board),
         "confusion of the best": confusion_plot(confusion, f"{best['model']} on test"),
@@ -178,7 +185,7 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "duckdb"},
-        code_version=fingerprint("1", settings.evaluation.model_dump())[:12],
+        code_version=fingerprint(versions.CHAMPION, settings.evaluation.model_dump())[:12],
         pool=WAREHOUSE_POOL,
         automation_condition=follow_inputs(),
         description=(
@@ -190,13 +197,13 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
     def champion_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
     ) -> dg.MaterializeResult[None]:
-        from emotion_assets.evaluation.champion import Wish, choose_champion
+        from emotion_assets.evaluation.champion import ChampionRequest, choose_champion
         from emotion_assets.reports.evaluation_page import write_evaluation_page
         from emotion_assets.storage.exports import export_tables
 
-        wish = Wish(config.pin, config.rollback, config.unpin)
+        request = ChampionRequest(config.pin, config.rollback, config.unpin)
         settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
-        choice = choose_champion(settings, store, warehouse, wish, context.run.run_id, _now())
+        choice = choose_champion(settings, store, warehouse, request, context.run.run_id, _now())
         write_evaluation_page(settings, store, warehouse)
         if choice.decision["run_id"] == context.run.run_id:
             export_tables(warehouse)  # what a rebuild of the database could not find elsewhere
@@ -209,17 +216,17 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
 
 
 def decision_metadata(decision: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
-    from emotion_assets.storage.warehouse.evaluation import champion_decisions, table_schema
+    from emotion_assets.storage.warehouse.evaluation import champion_decisions
 
     with workspace.warehouse.reading() as db:
-        rows, schema = len(champion_decisions(db)), table_schema(db, "champion_decisions")
+        rows = len(champion_decisions(db))
     numbers = [
         {key: entry[key] for key in ("model", "model_version", "accuracy", "difference", "qualifies", "why")}
         for entry in json.loads(decision["numbers"])
     ]
     return {
         **display.rows(rows),
-        **display.columns(schema),
+        **display.table_columns(ChampionDecision),
         "champion": decision["model"],
         "version": decision["model_version"],
         "action": decision["action"],

@@ -9,8 +9,10 @@ import dagster as dg
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import plain_errors
 from emotion_assets.defs.resources import WAREHOUSE_POOL
+from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import CHAMPION
+from emotion_assets.storage.warehouse.tables import Feedback, ScoredFeedback
 from emotion_assets.storage.workspace import Workspace
 
 GROUP, OWNER = "feedback", "team:data"
@@ -24,7 +26,7 @@ def feedback_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     group_name=GROUP,
     owners=[OWNER],
     kinds={"python", "duckdb"},
-    code_version="1",
+    code_version=versions.FEEDBACK,
     pool=WAREHOUSE_POOL,
     description="The accepted rows of every file ever dropped in the inbox, each once; files and rejects beside them.",
 )
@@ -42,7 +44,7 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
     return dg.MaterializeResult(
         metadata={
             **display.rows(totals["rows"]),
-            **display.columns(totals["columns"]),
+            **display.table_columns(Feedback),
             "new files": display.table(
                 [
                     {
@@ -79,7 +81,7 @@ class ScoringConfig(dg.Config):
     group_name=GROUP,
     owners=[OWNER],
     kinds={"python", "duckdb"},
-    code_version="1",
+    code_version=versions.SCORING,
     pool=WAREHOUSE_POOL,
     description="One score per feedback row and model version; unsure rows abstain and wait in review_queue.",
 )
@@ -88,7 +90,7 @@ def scored_feedback(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ScoringConfig
 ) -> dg.MaterializeResult[None]:
     from emotion_assets.scoring.score import score_feedback
-    from emotion_assets.storage.warehouse.feedback import score_totals
+    from emotion_assets.storage.warehouse.scores import score_totals
 
     report = score_feedback(
         workspace.settings,
@@ -103,7 +105,7 @@ def scored_feedback(
     return dg.MaterializeResult(
         metadata={
             **display.rows(totals["rows"]),
-            **display.columns(totals["columns"]),
+            **display.table_columns(ScoredFeedback),
             "model": f"{report.model} {report.model_version}",
             "newly scored rows": report.rows,
             "texts computed": report.computed,
@@ -122,7 +124,7 @@ def scored_feedback(
     group_name=GROUP,
     owners=[OWNER],
     kinds={"python", "parquet"},
-    code_version="1",
+    code_version=versions.FEEDBACK_REPORT,
     pool=WAREHOUSE_POOL,
     description="How customers feel and since when: a page for people, Parquet and CSV for dashboards.",
 )

@@ -9,16 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from emotion_assets.storage.warehouse.declaration import Row, columns_of
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, ACCENT = "#334155", "#2563eb"
 
 
-def columns(schema: Mapping[str, str] | Any) -> dict[str, dg.TableMetadataValue | Any]:
-    """``dagster/column_schema`` from a mapping of names to types, or from an Arrow schema."""
-    pairs = schema.items() if isinstance(schema, Mapping) else ((f.name, str(f.type)) for f in schema)
-    return {"dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind) for name, kind in pairs])}
+def columns(types: Mapping[str, str]) -> dict[str, Any]:
+    """``dagster/column_schema`` of files, from column names and types."""
+    return {"dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind) for name, kind in types.items()])}
+
+
+def table_columns(row: type[Row]) -> dict[str, Any]:
+    """``dagster/column_schema`` of a declared table, each column with its description."""
+    described = [
+        dg.TableColumn(
+            column.name,
+            column.sql_type,
+            description=column.description,
+            constraints=dg.TableColumnConstraints(nullable=column.nullable),
+        )
+        for column in columns_of(row)
+    ]
+    return {"dagster/column_schema": dg.TableSchema(described)}
 
 
 def rows(count: int) -> dict[str, int]:

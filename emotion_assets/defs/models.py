@@ -11,7 +11,8 @@ from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import plain_errors
 from emotion_assets.defs.launch import run_training
 from emotion_assets.defs.resources import STARTS_FIRST, TRAINING_POOL
-from emotion_assets.jobs.process import CODE, Kind, TrainingJob, stored_input
+from emotion_assets.jobs.process import Kind, TrainingJob, stored_input
+from emotion_assets.settings import versions
 from emotion_assets.settings.schema import BiGru, PretrainedHere, Settings, TransformerModel
 from emotion_assets.storage.keys import RAW_DATASET, base_key, model_key, tokens_key
 from emotion_assets.storage.locks import file_lock
@@ -38,7 +39,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"pytorch", "huggingface"},
-        code_version=fingerprint(CODE, settings.seed, base.model_dump(mode="json"))[:12],
+        code_version=fingerprint(versions.TRAINING, settings.seed, base.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
         op_tags=STARTS_FIRST if _carries_adapters(settings, name) else None,
         description=(
@@ -102,7 +103,7 @@ def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
         kinds={"pytorch", "huggingface"}
         if kind == "transformer"
         else {"pytorch" if kind == "bigru" else "scikitlearn"},
-        code_version=fingerprint(CODE, settings.seed, model.model_dump(mode="json"))[:12],
+        code_version=fingerprint(versions.TRAINING, settings.seed, model.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
         op_tags=STARTS_FIRST if model.method == "lora" else None,
         description=_description(model),

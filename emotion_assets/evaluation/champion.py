@@ -1,4 +1,4 @@
-"""Choose the champion and record why: the rule of ``ml.champion`` applied to what the tables hold.
+"""Choose the champion and record why: the rule of ``promotion`` applied to what the tables hold.
 
 The decision in DuckDB is the truth; the pointer in the store follows it. A crash between the two heals with the next
 run, which comes to the same decision and moves the pointer.
@@ -14,19 +14,19 @@ from typing import Any
 
 from emotion_assets.evaluation.predictions import predict
 from emotion_assets.evaluation.promotion import Candidate, Decision, champion_before, decide
-from emotion_assets.evaluation.rows import Circumstances, EvaluationRows, evaluate_model
+from emotion_assets.evaluation.rows import EvaluationContext, evaluate_model
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, RAW_DATASET, model_key, predictions_key
 from emotion_assets.storage.store import Store, StoredFolder, fingerprint
-from emotion_assets.storage.warehouse.database import Warehouse
+from emotion_assets.storage.warehouse.database import Warehouse, insert_rows
 from emotion_assets.storage.warehouse.evaluation import (
-    add_decision,
     add_evaluations,
     champion_decisions,
     evaluations_on,
     model_versions,
 )
+from emotion_assets.storage.warehouse.tables import ChampionDecision
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ class ChampionError(UserError):
 
 
 @dataclass(frozen=True)
-class Wish:
+class ChampionRequest:
     """What a person asks for: ``pin`` a model or version, ``rollback``, or ``unpin``; all off lets the rule decide."""
 
     pin: str = ""
@@ -54,7 +54,7 @@ class Choice:
 
 
 def choose_champion(
-    settings: Settings, store: Store, warehouse: Warehouse, wish: Wish, run_id: str, now: datetime
+    settings: Settings, store: Store, warehouse: Warehouse, request: ChampionRequest, run_id: str, now: datetime
 ) -> Choice:
     """Decide, record the decision if it is new, and move the pointers. A pin or rollback holds until unpinned.
 
@@ -62,28 +62,28 @@ def choose_champion(
     of their own, ``CHAMPION_PREDICTIONS``.
 
     Raises:
-        ChampionError: wishes that exclude each other, an unknown pin, nothing to roll back to, or no candidate.
-        DataError: the model wished for does not know the dataset's labels.
-        StoreError: the folder of the model wished for is not in the store any more.
+        ChampionError: requests that exclude each other, an unknown pin, nothing to roll back to, or no candidate.
+        DataError: the requested model does not know the dataset's labels.
+        StoreError: the folder of the requested model is not in the store any more.
     """
-    if [bool(wish.pin), wish.rollback, wish.unpin].count(True) > 1:
+    if [bool(request.pin), request.rollback, request.unpin].count(True) > 1:
         raise ChampionError("champion_model: pin, rollback and unpin exclude each other; give one of them")
     with warehouse.reading() as db:
         history, versions = champion_decisions(db), model_versions(db)
-    circumstances = Circumstances(settings.profile, store.current(RAW_DATASET), run_id, now)
+    context = EvaluationContext(settings.profile, store.current(RAW_DATASET), run_id, now)
     last = history[-1] if history else None
     if last and last["run_id"] == run_id:
         made = last  # a step that is tried again must not roll back twice
-    elif wish.pin:
-        made = _pinned(settings, store, versions, wish.pin)
-    elif wish.rollback:
+    elif request.pin:
+        made = _pinned(settings, store, versions, request.pin)
+    elif request.rollback:
         made = _rolled_back(history)
-    elif last and last["pinned"] and not wish.unpin:
+    elif last and last["pinned"] and not request.unpin:
         made = last
     else:
-        made = _decided(settings, store, warehouse, last, circumstances)
+        made = _decided(settings, store, warehouse, last, context)
     model = store.open("models", made["model_digest"])
-    predictions = predict(made["model"], model, circumstances.dataset, store)
+    predictions = predict(made["model"], model, context.dataset, store)
     if last and last["evidence"] == made["evidence"]:
         decision = last
     else:
@@ -93,7 +93,7 @@ def choose_champion(
         with warehouse.writing() as db:
             if champion_decisions(db) != history:
                 raise ChampionError("champion_model: another run has decided in the meantime; materialise it again")
-            add_decision(db, decision)
+            insert_rows(db, [ChampionDecision(**decision)])
     store.point(CHAMPION_PREDICTIONS, "predictions", predictions)
     store.point(CHAMPION, "models", model)
     return Choice(decision, model, predictions)
@@ -108,13 +108,13 @@ def _pinned(settings: Settings, store: Store, versions: Sequence[Row], pin: str)
     if pin in settings.models:
         model, digest = pin, store.current(model_key(pin), verify=False).digest
     else:
-        found = [row for row in versions if pin in (row["model_version"], row["model_digest"])]
-        if not found:
-            known = ", ".join([*settings.models, *sorted({row["model_version"] for row in versions})])
-            raise ChampionError(f"champion_model: pin {pin!r} is no model or version; use one of {known}")
-        model, digest = found[0]["model"], found[0]["model_digest"]
+        matches = [row for row in versions if pin in (row["model_version"], row["model_digest"])]
+        if not matches:
+            choices = ", ".join([*settings.models, *sorted({row["model_version"] for row in versions})])
+            raise ChampionError(f"champion_model: pin {pin!r} is no model or version; use one of {choices}")
+        model, digest = matches[0]["model"], matches[0]["model_digest"]
     reason = f"pinned to {model} by run config; holds until unpin"
-    return _wished("pinned", model, digest, reason, fingerprint("pinned", digest))
+    return _requested("pinned", model, digest, reason, fingerprint("pinned", digest))
 
 
 def _rolled_back(history: Sequence[Row]) -> Row:
@@ -123,10 +123,10 @@ def _rolled_back(history: Sequence[Row]) -> Row:
         raise ChampionError("champion_model: there is no earlier champion to roll back to; pin a model instead")
     model = next(row["model"] for row in reversed(history) if row["model_digest"] == digest)
     reason = f"rolled back from {history[-1]['model']} to {model} by run config; holds until unpin"
-    return _wished("rolled_back", model, digest, reason, fingerprint("rolled_back", len(history)))
+    return _requested("rolled_back", model, digest, reason, fingerprint("rolled_back", len(history)))
 
 
-def _wished(action: str, model: str, digest: str, reason: str, evidence: str) -> Row:
+def _requested(action: str, model: str, digest: str, reason: str, evidence: str) -> Row:
     return {
         "action": action,
         "pinned": True,
@@ -141,13 +141,13 @@ def _wished(action: str, model: str, digest: str, reason: str, evidence: str) ->
 
 
 def _decided(
-    settings: Settings, store: Store, warehouse: Warehouse, last: Row | None, circumstances: Circumstances
+    settings: Settings, store: Store, warehouse: Warehouse, last: Row | None, context: EvaluationContext
 ) -> Row:
     """The rule's decision among the newest version of each model of the profile, and the champion so far."""
-    fingerprint_here = circumstances.fingerprint("validation")
+    validation_rows = context.fingerprint("validation")
     current = _current_versions(settings, store)
     with warehouse.reading() as db:
-        rows = evaluations_on(db, "validation", fingerprint_here)
+        rows = evaluations_on(db, "validation", validation_rows)
     candidates = [_candidate(row) for row in rows if current.get(row["model"]) == row["model_version"]]
     if not candidates:
         raise ChampionError(
@@ -155,14 +155,14 @@ def _decided(
         )
     incumbent, remark = None, ""
     if last is not None:
-        known = [row for row in rows if row["model_version"] == last["model_version"]]
+        measured = [row for row in rows if row["model_version"] == last["model_version"]]
         try:
-            row = known[0] if known else _evaluate_incumbent(settings, store, warehouse, last, circumstances)
+            row = measured[0] if measured else _evaluate_incumbent(settings, store, warehouse, last, context)
             incumbent = _candidate(row)
         except UserError as error:
             remark = f" (the champion so far cannot be measured on these rows: {error})"
     decision = decide(candidates, incumbent, settings.evaluation)
-    return _as_row(decision, settings, fingerprint_here, candidates, remark)
+    return _as_row(decision, settings, validation_rows, candidates, remark)
 
 
 def _as_row(
@@ -184,18 +184,17 @@ def _as_row(
 
 
 def _evaluate_incumbent(
-    settings: Settings, store: Store, warehouse: Warehouse, last: Row, circumstances: Circumstances
+    settings: Settings, store: Store, warehouse: Warehouse, last: Row, context: EvaluationContext
 ) -> Row:
     """Measure a champion that the current predictions do not cover: retrained or removed since, on new rows."""
     model = store.open("models", last["model_digest"])
-    predictions = predict(last["model"], model, circumstances.dataset, store)
-    rows = EvaluationRows()
-    evaluate_model(last["model"], settings.models.get(last["model"]), predictions, model, circumstances, rows)
+    predictions = predict(last["model"], model, context.dataset, store)
+    rows = evaluate_model(last["model"], settings.models.get(last["model"]), predictions, model, context)
     with warehouse.writing() as db:
-        add_evaluations(db, **vars(rows))
+        add_evaluations(db, rows)
     with warehouse.reading() as db:
-        found = evaluations_on(db, "validation", circumstances.fingerprint("validation"))
-    return next(row for row in found if row["model_version"] == last["model_version"])
+        evaluations = evaluations_on(db, "validation", context.fingerprint("validation"))
+    return next(row for row in evaluations if row["model_version"] == last["model_version"])
 
 
 def _current_versions(settings: Settings, store: Store) -> dict[str, str]:

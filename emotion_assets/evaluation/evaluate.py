@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from emotion_assets.evaluation.rows import (
-    Circumstances,
-    EvaluationRows,
+    EvaluationContext,
     compare_models,
     current_predictions,
     evaluate_model,
-    evaluation_keys,
+    join_rows,
 )
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import RAW_DATASET
 from emotion_assets.storage.store import Store
 from emotion_assets.storage.warehouse.database import Warehouse
-from emotion_assets.storage.warehouse.evaluation import EvaluationKey, add_evaluations, known_evaluations, mark_current
+from emotion_assets.storage.warehouse.evaluation import EvaluationKey, add_evaluations, evaluation_keys, mark_current
 
 
 class NothingToEvaluateError(UserError):
@@ -44,16 +43,18 @@ def evaluate_all(settings: Settings, store: Store, warehouse: Warehouse, run_id:
     predictions, missing = current_predictions(settings, store, dataset)
     if not predictions:
         raise NothingToEvaluateError(f"no model can be evaluated: {next(iter(missing.values()))}")
-    circumstances = Circumstances(settings.profile, dataset, run_id, now)
-    keys = evaluation_keys(predictions, circumstances)
+    context = EvaluationContext(settings.profile, dataset, run_id, now)
+    keys = context.keys(predictions)
     with warehouse.reading() as db:
-        known = known_evaluations(db)
-    rows = EvaluationRows(comparisons=compare_models(predictions, circumstances))
+        present = evaluation_keys(db)
+    parts = []
     for name, folder in predictions.items():
-        if not known.issuperset(evaluation_keys({name: folder}, circumstances)):
+        if not present.issuperset(context.keys({name: folder})):
             model = store.open("models", folder.info["model_digest"], verify=False)
-            evaluate_model(name, settings.models[name], folder, model, circumstances, rows)
+            parts.append(evaluate_model(name, settings.models[name], folder, model, context))
+    rows = join_rows(parts)
+    rows.comparisons = compare_models(predictions, context)
     with warehouse.writing() as db:
-        add_evaluations(db, **vars(rows))
+        add_evaluations(db, rows)
         mark_current(db, keys, now)
-    return Outcome(keys, len(set(keys) - known), missing)
+    return Outcome(keys, len(set(keys) - present), missing)

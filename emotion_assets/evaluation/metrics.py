@@ -2,7 +2,7 @@
 
 Belongs here: figures of one model (accuracy, F1, log loss, calibration, confusion), of two models on the same rows
 (paired difference, McNemar), and their 95% intervals, as pure functions of labels and probabilities. Does not belong
-here: which model is chosen (``champion``), where figures are kept (``warehouse.evaluation``) and how they look.
+here: which model is chosen (``promotion``), where figures are kept (``warehouse.evaluation``) and how they look.
 
 ``actual`` is always ``[rows]`` int, an index into the labels; ``probabilities`` is ``[rows, labels]``, rows summing
 to one. A prediction is the label with the highest probability, the first one on a tie.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,8 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All figures of one model on one split.
+class Figures:
+    """All figures of one model on one split. Each is a column of the table ``evaluation`` by its name.
 
     ``confusion`` is ``[labels, labels]``, actual by predicted. The two ``scaled`` figures are those after dividing
     log-probabilities by a temperature, None where no temperature was given.
@@ -57,6 +58,16 @@ class Evaluation:
     ece_scaled: float | None
     by_class: tuple[ClassFigures, ...]
     confusion: np.ndarray
+
+    def as_columns(self) -> dict[str, Any]:
+        """The figures by column name; an interval gives three, ``name``, ``name_low`` and ``name_high``."""
+        columns: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Interval):
+                columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+            elif name not in ("by_class", "confusion"):
+                columns[name] = value
+        return columns
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class ReliabilityBin:
 
 def evaluate(
     actual: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], temperature: float | None = None
-) -> Evaluation:
+) -> Figures:
     """Every figure of one model on one split.
 
     ``temperature`` is the one that ``fit_temperature`` found on other rows.
@@ -97,7 +108,7 @@ def evaluate(
         actual, predicted, labels=everything, zero_division=0
     )
     scaled = scale(probabilities, temperature) if temperature is not None else None
-    return Evaluation(
+    return Figures(
         n_rows=len(actual),
         accuracy=accuracy_interval(int((actual == predicted).sum()), len(actual)),
         macro_f1=macro_f1_interval(confusion),
@@ -160,8 +171,8 @@ def reliability(actual: np.ndarray, probabilities: np.ndarray, bins: int = CALIB
 
 def calibration_error(actual: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
     """Expected calibration error (Naeini et al. 2015): mean gap between confidence and accuracy over the rows."""
-    found = reliability(actual, probabilities, bins)
-    return float(sum(b.n * abs(b.confidence - b.accuracy) for b in found) / len(actual))
+    gaps = (b.n * abs(b.confidence - b.accuracy) for b in reliability(actual, probabilities, bins))
+    return float(sum(gaps) / len(actual))
 
 
 def fit_temperature(actual: np.ndarray, probabilities: np.ndarray) -> float:
@@ -169,12 +180,12 @@ def fit_temperature(actual: np.ndarray, probabilities: np.ndarray) -> float:
     from scipy.optimize import minimize_scalar
 
     actual, probabilities = _checked(actual, probabilities)
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda x: mean_log_loss(actual, scale(probabilities, float(np.exp(x)))),
         bounds=(np.log(0.05), np.log(20)),
         method="bounded",
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emotion_assets.dataset.splits import read_split
+from emotion_assets.settings import versions
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import Store, StoredFolder, fingerprint
 
 SCORED_SPLITS = ("validation", "test")
-CODE = "2"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def predict(name: str, model: StoredFolder, dataset: StoredFolder, store: Store)
         DataError: the model does not know the dataset's labels, or gave probabilities that are not finite.
         StoreError: the base checkpoint that the model needs is not in the store any more.
     """
-    recipe = fingerprint("predictions", CODE, model.digest, dataset.digest)
+    recipe = fingerprint("predictions", versions.PREDICTIONS, model.digest, dataset.digest)
     if (known := store.recall(recipe)) is not None:
         return known
     from emotion_assets.models.scorer import load_scorer

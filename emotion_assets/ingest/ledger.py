@@ -32,8 +32,8 @@ from emotion_assets.storage.warehouse.feedback import (
     STAGED,
     FileCounts,
     FileRecord,
+    file_states,
     is_settled,
-    known_files,
     store_file,
     store_quarantine,
 )
@@ -100,7 +100,7 @@ def ingest(
     """
     reading = reading_fingerprint(settings)
     with warehouse.reading() as db:
-        known = known_files(db)
+        known = file_states(db)
     new: list[FileOutcome] = []
     left: list[LeftFile] = []
     settled = 0

@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from emotion_assets.settings import versions
 from emotion_assets.settings.errors import user_line
 from emotion_assets.settings.schema import BiGru, PretrainedHere, TfidfSvm, TransformerModel
 from emotion_assets.storage.store import Store, StoredFolder, fingerprint, write_text_atomically
 
 Kind = Literal["pretrain", "transformer", "bigru", "tfidf_svm"]
 WATCH_PARENT = "--end-with-parent"
-CODE = "2"  # goes up when the same job would train differently
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TrainingJob:
     def recipe(self) -> str:
         """Fingerprint of all that decides the result, wherever its folders are."""
         digests = {role: entry["digest"] for role, entry in self.inputs.items()}
-        return fingerprint(CODE, self.kind, self.settings, self.labels, self.seed, digests)
+        return fingerprint(versions.TRAINING, self.kind, self.settings, self.labels, self.seed, digests)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, default=str)

@@ -16,7 +16,9 @@ from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import CHAMPION
 from emotion_assets.storage.store import Store, fingerprint, write_text_atomically
 from emotion_assets.storage.warehouse.database import Warehouse
-from emotion_assets.storage.warehouse.feedback import count_waiting, is_settled, known_files, reviews_print
+from emotion_assets.storage.warehouse.feedback import file_states, is_settled
+from emotion_assets.storage.warehouse.review import reviews_print
+from emotion_assets.storage.warehouse.scores import count_waiting
 
 REVIEWS_SHOWN, NO_REVIEWS = ".feedback_reviews", "0 0"
 TICK_WAIT_SECONDS = 10.0  # a tick must end soon; when a run has the database, the next tick looks again
@@ -52,7 +54,7 @@ def look_for_work(
     """
     reading = reading_fingerprint(settings.feedback)
     with replace(warehouse, wait_seconds=min(warehouse.wait_seconds, TICK_WAIT_SECONDS)).reading() as db:
-        known = known_files(db)
+        known = file_states(db)
         unscored = count_waiting(db) if store.has(CHAMPION) else 0
         new_reviews = store.has(CHAMPION) and reviews_print(db) != _reviews_shown(settings)
     remembered: dict[str, str] = {}

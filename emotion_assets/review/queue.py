@@ -19,7 +19,7 @@ import pyarrow as pa
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.exports import export_tables, writing_rows
 from emotion_assets.storage.warehouse.database import Warehouse
-from emotion_assets.storage.warehouse.feedback import queued_texts, reviewed_texts, store_labels
+from emotion_assets.storage.warehouse.review import queued_texts, reviewed_texts, store_labels
 
 NEEDED = ("review_id", "label", "reviewer")
 GUARD = "'"  # what a spreadsheet program, or our own export, may have put before a cell

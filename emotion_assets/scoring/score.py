@@ -33,7 +33,7 @@ from emotion_assets.storage.exports import writing_rows
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.store import Store
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
-from emotion_assets.storage.warehouse.feedback import (
+from emotion_assets.storage.warehouse.scores import (
     churn,
     count_waiting,
     current_model,
@@ -41,6 +41,7 @@ from emotion_assets.storage.warehouse.feedback import (
     store_scores,
     waiting_texts,
 )
+from emotion_assets.storage.warehouse.tables import ScoringModel
 
 if TYPE_CHECKING:
     from emotion_assets.storage.workspace import Workspace
@@ -218,7 +219,7 @@ class _Batch:
 
 def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float) -> int:
     """Note the champion and how it is read, if that is new; how many earlier scores got another status by it."""
-    row = {
+    row: dict[str, Any] = {
         "model_version": calibration.folder.version,
         "model": calibration.model,
         "labels": list(calibration.labels),
@@ -233,7 +234,7 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float)
     if current is not None and all(current[key] == value for key, value in row.items()):
         return 0
     with warehouse.writing() as db:
-        return record_model(db, {**row, "recorded_at": datetime.fromtimestamp(now, UTC)})
+        return record_model(db, ScoringModel(**row, place=0, recorded_at=datetime.fromtimestamp(now, UTC)))
 
 
 def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:

@@ -26,7 +26,8 @@ from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.store import file_sha256
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write, tables
-from emotion_assets.storage.warehouse.feedback import score_rows, table_rows
+from emotion_assets.storage.warehouse.feedback import table_rows
+from emotion_assets.storage.warehouse.scores import score_rows
 
 MANIFEST, CURRENT, SETS_KEPT = "manifest.json", "current", 2
 ROWS_PER_BATCH = 10_240

@@ -121,17 +121,17 @@ def test_a_step_that_is_tried_again_does_not_roll_back_twice(promoted: World) ->
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("asked", "said"),
     [
         ({"pin": "gpt"}, "pin 'gpt' is no model or version; use one of tfidf_svm"),
         ({"pin": "bert_base", "rollback": True}, "exclude each other"),
         ({"rollback": True, "unpin": True}, "exclude each other"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_one_clear_line(promoted: World, wish: dict[str, object], said: str) -> None:
+def test_a_request_that_cannot_be_met_is_one_clear_line(promoted: World, asked: dict[str, object], said: str) -> None:
     before = decisions(promoted)
     with pytest.raises(ChampionError, match=said):
-        promoted.choose(**wish)
+        promoted.choose(**asked)
     assert decisions(promoted) == before
 
 

@@ -21,12 +21,14 @@ from emotion_assets.storage.warehouse.database import (
     count,
     fetch,
     insert,
+    insert_rows,
     room_to_write,
     row_counts,
 )
 from emotion_assets.storage.warehouse.dataset import write_class_balance
+from emotion_assets.storage.warehouse.tables import ClassBalance
 
-ROW = {"split": "train", "emotion": "joy", "n": 3, "share": 0.5}
+ROW = ClassBalance(split="train", emotion="joy", n=3, share=0.5)
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def _append(path: Path, times: int) -> None:
     warehouse = Warehouse(path)
     for _ in range(times):
         with warehouse.writing() as db:
-            insert(db, "class_balance", pa.Table.from_pylist([ROW]))
+            insert_rows(db, [ROW])
 
 
 def test_writers_of_several_processes_lose_no_row(warehouse: Warehouse) -> None:
@@ -189,20 +191,6 @@ def _hold(path: str, ready, done) -> None:
     with duckdb.connect(path):
         ready.set()
         done.wait(60)
-
-
-def test_a_new_statement_in_the_schema_reaches_an_old_database(
-    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_row(warehouse)
-    from emotion_assets.storage.warehouse import database
-
-    extra = tmp_path / "later.sql"
-    extra.write_text("CREATE TABLE IF NOT EXISTS later (a INTEGER);")
-    monkeypatch.setattr(database, "SCHEMA_FILES", [*database.SCHEMA_FILES, extra])
-    with Warehouse(warehouse.path).reading() as db:
-        assert row_counts(db)["later"] == 0
-        assert row_counts(db)["class_balance"] == 1
 
 
 def test_a_fault_of_our_own_sql_is_not_taken_for_damage(warehouse: Warehouse) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from emotion_assets.dataset.splits import Dataset, describe_dataset, load_dataset, write_splits
-from emotion_assets.evaluation.champion import Choice, Wish, choose_champion
+from emotion_assets.evaluation.champion import ChampionRequest, Choice, choose_champion
 from emotion_assets.evaluation.evaluate import Outcome, evaluate_all
 from emotion_assets.evaluation.predictions import predict
 from emotion_assets.models.tfidf_svm import save_svm, train_svm
@@ -78,10 +78,10 @@ class World:
         now = self.now()
         return evaluate_all(w.settings, w.store, w.warehouse, f"run {self.minutes}", now)
 
-    def choose(self, **wish: Any) -> Choice:
+    def choose(self, **request: Any) -> Choice:
         w = self.workspace
         now = self.now()
-        return choose_champion(w.settings, w.store, w.warehouse, Wish(**wish), f"run {self.minutes}", now)
+        return choose_champion(w.settings, w.store, w.warehouse, ChampionRequest(**request), f"run {self.minutes}", now)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with self.workspace.warehouse.reading() as db:

@@ -1,7 +1,7 @@
 """The DuckDB file: one writer at a time, one transaction per session, and a count of rows kept outside the file.
 
-Belongs here: opening, locking, committing, noticing damage, the schema. Does not belong here: what a table means; the
-statements stand in the modules beside this one.
+Belongs here: opening, locking, committing, noticing damage. Does not belong here: the schema (``migrate``) and what a
+table means; the statements stand in the modules beside this one.
 
 DuckDB opens a file whose write-ahead log is damaged with rows missing and no error. So each session writes the row
 count of every table to ``<file>.manifest.json``: the intended counts before the commit, as ``pending``, and the settled
@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ import pyarrow as pa
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.locks import file_lock
-from emotion_assets.storage.store import fingerprint, write_text_atomically
+from emotion_assets.storage.store import write_text_atomically
+from emotion_assets.storage.warehouse.declaration import Row, arrow_table
+from emotion_assets.storage.warehouse.migrate import VERSION_TABLE, NewerDatabaseError, Schema
 
-SCHEMA_FILES = sorted(Path(__file__).parent.glob("*.sql"))
 CONFIG: dict[str, Any] = {
     "memory_limit": "512MB",
     "threads": 2,
@@ -54,12 +55,17 @@ class DamagedDatabaseError(WarehouseError):
 
 
 def insert(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table | pa.RecordBatchReader) -> None:
-    """Append Arrow rows, matched by column name; columns that are not given become NULL."""
+    """Append Arrow rows, matched by column name; columns that are not given get their default, or NULL."""
     db.register("_rows", rows)
-    try:
-        db.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM _rows')
-    finally:
-        db.unregister("_rows")
+    db.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM _rows')
+    db.unregister("_rows")  # not after an error: DuckDB refuses it then, and would hide what went wrong
+
+
+def insert_rows(db: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> None:
+    """Append declared rows, all of one table."""
+    if rows:
+        kind = type(rows[0])
+        insert(db, kind.table, arrow_table(kind, rows))
 
 
 def fetch(db: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> pa.Table:
@@ -73,9 +79,9 @@ def count(db: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] |
 
 
 def tables(db: duckdb.DuckDBPyConnection) -> list[str]:
-    """The names of the stored tables, sorted; views and temporary tables are not among them."""
+    """The names of the stored tables, sorted, without views, temporary tables and the one that holds the version."""
     query = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND NOT internal ORDER BY table_name"
-    return [name for (name,) in db.execute(query).fetchall()]
+    return [name for (name,) in db.execute(query).fetchall() if name != VERSION_TABLE]
 
 
 def row_counts(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
@@ -109,6 +115,7 @@ class Warehouse:
 
     path: Path
     wait_seconds: float = 120.0
+    schema: Schema = field(default_factory=Schema)
 
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -116,20 +123,22 @@ class Warehouse:
 
         Raises:
             BusyError: another process kept the database for ``wait_seconds``.
-            WarehouseError: the disk is full, or the file may not be opened.
+            WarehouseError: the disk is full, the file may not be opened, or a later version of this code wrote it.
             DamagedDatabaseError: the file cannot be read, or holds other rows than were committed.
         """
         with self.exclusively(), self._clear_errors(OF_DUCKDB):
             with self._clear_errors():
                 db, counts = self._open_checked(read_only=False)
+                schema = self._manifest().get("schema")  # of the last commit, until this one is made
             try:
                 db.begin()
                 try:
+                    self._migrate(db)
                     yield db
                     failpoint("warehouse.before_commit")
                     pending = row_counts(db)
                     with self._clear_errors():
-                        self._write_manifest(counts, pending)
+                        self._write_manifest(counts, pending, schema)
                     failpoint("warehouse.pending_written")
                 except BaseException:
                     with suppress(duckdb.Error):  # a broken connection: the error on its way out says why
@@ -155,7 +164,7 @@ class Warehouse:
             ready = self._readable_as_it_is()
         if not ready:
             with self.writing():
-                pass  # makes the file and the schema, or brings a killed writer's commit home
+                pass  # makes the file, migrates it, or brings a killed writer's commit home
         with self._lock(shared=True), self._clear_errors(OF_DUCKDB):
             with self._clear_errors():
                 db, _ = self._open_checked(read_only=True)
@@ -172,9 +181,17 @@ class Warehouse:
         return file_lock(Path(f"{self.path}.lock"), self.wait_seconds, str(self.path), shared)
 
     @cached_property
-    def schema(self) -> str:
-        """Fingerprint of the SQL files: they are run again when one of them has changed."""
-        return fingerprint([file.read_text(encoding="utf-8") for file in SCHEMA_FILES])
+    def _schema_fingerprint(self) -> str:
+        return self.schema.fingerprint()
+
+    def _migrate(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Bring the schema up to date, inside the session's transaction, unless the last writer has had this one."""
+        if self._manifest().get("schema") == self._schema_fingerprint:
+            return
+        try:
+            self.schema.apply(db)
+        except NewerDatabaseError as error:
+            raise WarehouseError(f"{self.path}: {error}") from None
 
     @property
     def files(self) -> list[Path]:
@@ -198,7 +215,8 @@ class Warehouse:
         return not there
 
     def _readable_as_it_is(self) -> bool:
-        return self.path.is_file() and not self.wal.exists() and self._manifest().get("schema") == self.schema
+        up_to_date = self._manifest().get("schema") == self._schema_fingerprint
+        return self.path.is_file() and not self.wal.exists() and up_to_date
 
     def _manifest(self) -> dict[str, Any]:
         try:
@@ -213,16 +231,20 @@ class Warehouse:
             raise DamagedDatabaseError(f"{self.manifest}: not readable; {REBUILD}")
         return content
 
-    def _write_manifest(self, counts: dict[str, int], pending: dict[str, int] | None = None) -> None:
-        content = {"schema": self.schema, "counts": counts} | ({"pending": pending} if pending is not None else {})
+    def _write_manifest(
+        self, counts: dict[str, int], pending: dict[str, int] | None = None, schema: str | None = None
+    ) -> None:
+        content: dict[str, Any] = {"schema": schema or self._schema_fingerprint, "counts": counts}
+        if pending is not None:
+            content |= {"schema": schema, "pending": pending}
         write_text_atomically(self.manifest, json.dumps(content, indent=1) + "\n")
 
     def _open_checked(self, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, dict[str, int]]:
-        """Open the file, compare its row counts with the manifest, and bring the schema up to date."""
+        """Open the file and compare its row counts with the manifest."""
         manifest = self._manifest()
         accepted = [manifest[key] for key in ("counts", "pending") if key in manifest]
         if accepted and not self.path.exists() and any(accepted[0].values()):
-            raise DamagedDatabaseError(f"{self.path}: is gone, and held {_told(accepted[0])}; {REBUILD}")
+            raise DamagedDatabaseError(f"{self.path}: is gone, and held {_in_words(accepted[0])}; {REBUILD}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.parent.glob(f".{self.manifest.name}.*"):  # of a writer killed at its manifest
             leftover.unlink(missing_ok=True)
@@ -234,11 +256,8 @@ class Warehouse:
             counts = row_counts(db)
             if accepted and not any(_same_rows(counts, expected) for expected in accepted):
                 raise DamagedDatabaseError(
-                    f"{self.path}: holds {_told(counts)} where {_told(accepted[-1])} were committed; {REBUILD}"
+                    f"{self.path}: holds {_in_words(counts)} where {_in_words(accepted[-1])} were committed; {REBUILD}"
                 )
-            if not read_only and manifest.get("schema") != self.schema:
-                _apply_schema(db)
-                counts = row_counts(db)
         except BaseException:
             db.close()
             raise
@@ -251,7 +270,7 @@ class Warehouse:
             leftover.unlink(missing_ok=True)
         db = duckdb.connect(draft, config=CONFIG)
         try:
-            _apply_schema(db)
+            self.schema.apply(db)
             db.execute("CHECKPOINT")
         finally:
             db.close()
@@ -290,16 +309,11 @@ class Warehouse:
             raise
 
 
-def _apply_schema(db: duckdb.DuckDBPyConnection) -> None:
-    for file in SCHEMA_FILES:
-        db.execute(file.read_text(encoding="utf-8"))
-
-
-def _same_rows(found: dict[str, int], expected: dict[str, int]) -> bool:
+def _same_rows(counts: dict[str, int], expected: dict[str, int]) -> bool:
     """Equal counts; a table that one side does not know yet counts as empty."""
-    return all(found.get(name, 0) == expected.get(name, 0) for name in found | expected)
+    return all(counts.get(name, 0) == expected.get(name, 0) for name in counts | expected)
 
 
-def _told(counts: dict[str, int]) -> str:
+def _in_words(counts: dict[str, int]) -> str:
     filled = [f"{n} rows in {name}" for name, n in counts.items() if n]
     return ", ".join(filled) or "no rows"

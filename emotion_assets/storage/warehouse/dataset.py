@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import duckdb
-import pyarrow as pa
 
-from emotion_assets.storage.warehouse.database import insert
+from emotion_assets.storage.warehouse.database import insert_rows
+from emotion_assets.storage.warehouse.tables import ClassBalance
 
 
-def write_class_balance(db: duckdb.DuckDBPyConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replace ``class_balance`` by rows with the keys split, emotion, n and share (0 to 1)."""
+def write_class_balance(db: duckdb.DuckDBPyConnection, rows: Sequence[ClassBalance]) -> None:
+    """Replace ``class_balance`` by these rows."""
     db.execute("DELETE FROM class_balance")
-    columns = ("split", "emotion", "n", "share")
-    insert(db, "class_balance", pa.table({name: [row[name] for row in rows] for name in columns}))
+    insert_rows(db, rows)

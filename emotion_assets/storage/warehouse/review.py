@@ -1,0 +1,63 @@
+"""The statements of the review queue: texts out, labels in.
+
+Every function takes an open connection and works on whole tables of rows by joins; none loops over rows. Those that
+write belong inside ``Warehouse.writing``, so that what they write is one transaction.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+
+from emotion_assets.storage.warehouse.database import count, fetch
+
+
+def queued_texts(db: duckdb.DuckDBPyConnection, reviewed: bool = False) -> pa.Table:
+    """The texts of the review queue, each once; ``reviewed`` adds those that have a label.
+
+    The audit sample comes first, in random order: a person who stops half-way leaves a random part of it.
+
+    ``review_id`` is derived from the text and is nothing that a spreadsheet takes for a number or a formula.
+    """
+    query = """
+        SELECT 'r' || md5(text) AS review_id, text, any_value(emotion) AS emotion, any_value(confidence) AS confidence,
+            CASE WHEN bool_or(audit) THEN 'audit' ELSE 'abstain' END AS reason, count(*) AS rows,
+            '' AS label, '' AS reviewer, '' AS reviewed_at
+        FROM review_queue WHERE $reviewed OR label IS NULL
+        GROUP BY text ORDER BY reason DESC, review_id
+    """
+    return fetch(db, query, {"reviewed": reviewed})
+
+
+def store_labels(db: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
+    """Give every queued row the label of its ``review_id``; how many rows got one."""
+    db.register("_labels", labels)
+    db.execute(
+        """
+        UPDATE review_queue SET label = l.label, reviewer = l.reviewer, reviewed_at = l.reviewed_at
+        FROM _labels l WHERE l.review_id = 'r' || md5(review_queue.text)
+        """
+    )
+    query = "SELECT count(*) FROM review_queue SEMI JOIN _labels l ON l.review_id = 'r' || md5(text)"
+    stored = count(db, query)
+    db.unregister("_labels")
+    return stored
+
+
+def reviews_print(db: duckdb.DuckDBPyConnection) -> str:
+    """Equal for equal labels on equal rows, whoever gave them and when."""
+    query = """
+        SELECT count(*), coalesce(bit_xor(md5_number_lower(feedback_id || ' ' || label)), 0)
+        FROM review_queue WHERE label IS NOT NULL
+    """
+    n, mixed = db.execute(query).fetchall()[0]
+    return f"{n} {mixed:x}"
+
+
+def reviewed_texts(db: duckdb.DuckDBPyConnection) -> pa.Table:
+    """``text`` and newest ``label`` of the reviewed texts of which no row is in the audit sample."""
+    query = """
+        SELECT text, max_by(label, reviewed_at) AS label FROM review_queue
+        WHERE label IS NOT NULL GROUP BY text HAVING NOT bool_or(audit) ORDER BY text
+    """
+    return fetch(db, query)

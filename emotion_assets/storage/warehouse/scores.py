@@ -1,0 +1,221 @@
+"""The statements of scoring: the model that scores, what is still to be scored, scores in.
+
+Every function takes an open connection and works on whole tables of rows by joins; none loops over rows. Those that
+write belong inside ``Warehouse.writing``, so that what they write is one transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
+from emotion_assets.storage.warehouse.tables import ScoringModel
+
+
+def record_model(db: duckdb.DuckDBPyConnection, model: ScoringModel) -> int:
+    """Make a model version the one that scores feedback: its row gets the highest ``place``, whatever ``model`` says.
+
+    Returns how many of its scores got another status, because its threshold or temperature is another than it was.
+    """
+    version = model.model_version
+    query = "SELECT temperature, threshold FROM scoring_models WHERE model_version = ?"
+    before = db.execute(query, [version]).fetchall()
+    db.execute("DELETE FROM scoring_models WHERE model_version = ?", [version])
+    highest = count(db, "SELECT coalesce(max(place), 0) FROM scoring_models")
+    insert_rows(db, [replace(model, place=highest + 1)])
+    if not before or before[0] == (model.temperature, model.threshold):
+        return 0
+    if before[0][0] != model.temperature:
+        _rescale(db, version, before[0][0] / model.temperature)
+    return _rejudge(db, version, model.threshold)
+
+
+def _rescale(db: duckdb.DuckDBPyConnection, version: str, power: float) -> None:
+    """Read a version's stored probabilities with another temperature: as ``ml.metrics.scale``, so the order stays."""
+    db.execute(
+        """
+        UPDATE scored_feedback SET
+            probabilities = list_transform(powers, lambda p: (p / list_sum(powers))::FLOAT),
+            confidence = (list_max(powers) / list_sum(powers))::FLOAT
+        FROM (
+            SELECT feedback_id, list_transform(probabilities, lambda p: pow(p::DOUBLE, $power)) AS powers
+            FROM scored_feedback WHERE model_version = $version
+        ) raised
+        WHERE scored_feedback.feedback_id = raised.feedback_id AND model_version = $version
+        """,
+        {"version": version, "power": power},
+    )
+
+
+def _rejudge(db: duckdb.DuckDBPyConnection, version: str, threshold: float) -> int:
+    """Status of a version's scores by another threshold; how many changed. The rows that now abstain join the queue.
+
+    A queued row that is answered now stays there: its line may be out with a person, whose label must find it.
+    """
+    judged = """
+        SELECT feedback_id, CASE WHEN confidence < $threshold THEN 'abstain' WHEN truncated THEN 'truncated'
+            ELSE 'ok' END AS judgement
+        FROM scored_feedback WHERE model_version = $version AND status <> judgement
+    """
+    db.execute(f"CREATE OR REPLACE TEMP TABLE rejudged AS {judged}", {"version": version, "threshold": threshold})
+    db.execute(
+        """
+        UPDATE scored_feedback SET status = judgement FROM rejudged
+        WHERE scored_feedback.feedback_id = rejudged.feedback_id AND model_version = $version
+        """,
+        {"version": version},
+    )
+    db.execute(
+        """
+        INSERT INTO review_queue BY NAME
+        SELECT feedback_id, f.text, s.emotion, s.confidence, 'abstain' AS reason, false AS audit
+        FROM scored_feedback s JOIN rejudged USING (feedback_id) JOIN feedback f USING (feedback_id)
+        ANTI JOIN review_queue USING (feedback_id)
+        WHERE s.model_version = $version AND s.status = 'abstain' ORDER BY feedback_id
+        """,
+        {"version": version},
+    )
+    changed = count(db, "SELECT count(*) FROM rejudged")
+    db.execute("DROP TABLE rejudged")
+    return changed
+
+
+def current_model(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
+    """The row of ``scoring_models`` with the highest place."""
+    models = fetch(db, "SELECT * EXCLUDE (place) FROM scoring_models ORDER BY place DESC LIMIT 1").to_pylist()
+    return models[0] if models else None
+
+
+_UNSCORED = "SELECT feedback_id, text FROM feedback ANTI JOIN scored_feedback USING (feedback_id)"
+
+
+_TO_RESCORE = """
+    SELECT feedback_id, text FROM feedback JOIN feedback_moments USING (feedback_id)
+    SEMI JOIN scored_feedback USING (feedback_id)
+    ANTI JOIN (SELECT feedback_id FROM scored_feedback WHERE model_version = $version) USING (feedback_id)
+    WHERE moment >= $since
+"""
+
+
+def _waiting(version: str, since: date | None) -> tuple[str, dict[str, Any]]:
+    """Rows that no model has scored yet, and with ``since`` those made since then that this version has not scored."""
+    if since is None:
+        return _UNSCORED, {}
+    return f"{_UNSCORED} UNION ALL {_TO_RESCORE}", {"version": version, "since": since}
+
+
+def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date | None = None) -> int:
+    """How many rows are to be scored: those that no model has scored yet, and with ``since`` those made since then
+    that this model version has not scored."""
+    query, parameters = _waiting(version, since)
+    return count(db, f"SELECT count(*) FROM ({query})", parameters)
+
+
+def waiting_texts(
+    db: duckdb.DuckDBPyConnection, version: str, since: date | None, rows_per_batch: int
+) -> pa.RecordBatchReader:
+    """The rows to be scored, equal texts behind each other, and where this model version has scored the same text
+    before, the ``probabilities`` and ``truncated`` of then. Streams; read it before using ``db`` again.
+
+    Sorting, unlike grouping into lists, can leave memory for the disk.
+    """
+    waiting, parameters = _waiting(version, since)
+    query = f"""
+        WITH waiting AS ({waiting}),
+        known AS (
+            SELECT f.text, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated
+            FROM scored_feedback s JOIN feedback f USING (feedback_id)
+            WHERE s.model_version = $version AND f.text IN (SELECT text FROM waiting)
+            GROUP BY f.text
+        )
+        SELECT text, feedback_id, probabilities, truncated FROM waiting LEFT JOIN known USING (text)
+        ORDER BY text, feedback_id
+    """
+    return db.sql(query, params={**parameters, "version": version}).to_arrow_reader(rows_per_batch)
+
+
+def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Table) -> int:
+    """Append the scores that are not there yet, and queue their rows for review; how many scores were new.
+
+    ``scores`` has the columns of ``scored_feedback``; ``queue`` those of ``review_queue`` that are known before review.
+    """
+    db.register("_scores", scores)
+    db.register("_queue", queue)
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE fresh AS
+        SELECT _scores.* FROM _scores ANTI JOIN scored_feedback USING (feedback_id, model_version)
+        """
+    )
+    db.execute("INSERT INTO scored_feedback BY NAME SELECT * FROM fresh")
+    db.execute(
+        """
+        INSERT INTO review_queue BY NAME
+        SELECT q.* FROM _queue q SEMI JOIN fresh USING (feedback_id) ANTI JOIN review_queue r USING (feedback_id)
+        """
+    )
+    stored = count(db, "SELECT count(*) FROM fresh")
+    db.execute("DROP TABLE fresh")
+    db.unregister("_scores")
+    db.unregister("_queue")
+    return stored
+
+
+def churn(db: duckdb.DuckDBPyConnection, version: str) -> list[dict[str, Any]]:
+    """How scores changed against the newest earlier model, over the rows that both have scored.
+
+    Keys: before, after (emotions), n, newly_unsure (rows that now abstain), newly_sure.
+    """
+    changes: list[dict[str, Any]] = fetch(
+        db,
+        """
+        WITH mine AS (SELECT * FROM scored_feedback WHERE model_version = $version),
+        place AS (SELECT place FROM scoring_models WHERE model_version = $version),
+        earlier AS (
+            SELECT s.* FROM scored_feedback s JOIN scoring_models m USING (model_version)
+            WHERE m.place < (SELECT place FROM place) AND feedback_id IN (SELECT feedback_id FROM mine)
+            QUALIFY row_number() OVER (PARTITION BY s.feedback_id ORDER BY m.place DESC) = 1
+        )
+        SELECT earlier.emotion AS before, mine.emotion AS after, count(*) AS n,
+            count(*) FILTER (mine.status = 'abstain' AND earlier.status <> 'abstain') AS newly_unsure,
+            count(*) FILTER (mine.status <> 'abstain' AND earlier.status = 'abstain') AS newly_sure
+        FROM mine JOIN earlier USING (feedback_id)
+        GROUP BY ALL ORDER BY n DESC, before, after
+        """,
+        {"version": version},
+    ).to_pylist()
+    return changes
+
+
+def score_rows(db: duckdb.DuckDBPyConnection, rows_per_batch: int) -> pa.RecordBatchReader:
+    """Each scored row with its text and its newest score, as a person wants it. Streams; read it before using ``db``
+    again."""
+    query = """
+        SELECT f.feedback_id, f.created_at, f.received_at, f.text, s.emotion, s.confidence, s.status, s.model_version,
+            s.scored_at, f.attributes
+        FROM latest_scores s JOIN feedback f USING (feedback_id)
+    """
+    return db.sql(query).to_arrow_reader(rows_per_batch)
+
+
+def score_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """What the UI shows of the table ``scored_feedback``: rows, columns, emotions by newest score, the open queue."""
+    rows = count(db, "SELECT count(*) FROM scored_feedback")
+    in_review = count(db, "SELECT count(*) FROM review_queue WHERE label IS NULL")
+    return {
+        "rows": rows,
+        "in_review": in_review,
+        "emotions": fetch(
+            db,
+            """
+            SELECT emotion, count(*) AS n, avg(confidence) AS mean_confidence,
+                count(*) FILTER (status = 'abstain') AS abstained
+            FROM latest_scores GROUP BY ALL ORDER BY n DESC, emotion
+            """,
+        ).to_pylist(),
+    }
