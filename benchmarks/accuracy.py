@@ -24,12 +24,13 @@ from rich.table import Table
 
 from emotion_assets.dataset.splits import describe_dataset, load_dataset, read_splits, write_splits
 from emotion_assets.evaluation.predictions import predict, read_predictions
-from emotion_assets.jobs.process import Kind, TrainingJob, run_job, stored_input
+from emotion_assets.jobs.process import TrainingJob, run_job, stored_input
 from emotion_assets.models.bigru import words
+from emotion_assets.models.registry import kind_of
 from emotion_assets.models.transformer.tokens import make_tokenizer, write_tokens
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.settings.errors import UserError
-from emotion_assets.settings.schema import PretrainedHere, Settings, TransformerModel
+from emotion_assets.settings.schema import PretrainedHere, Settings
 from emotion_assets.storage.store import Store, StoredFolder
 
 OFTEN, DECIDES, DIVIDED = 50, 0.8, 0.3  # rows of a word; share of its two commonest labels; share of the second
@@ -114,13 +115,12 @@ class Bench:
         """Accuracy on validation and test, and seconds for the base and for the training."""
         model = self.settings.models[name]
         base_seconds = 0.0
-        if isinstance(model, TransformerModel):
-            tokens = self.tokens(self.settings.bases[model.base].tokenizer)
-            base = self._base(model.base, seed)
+        inputs = {"dataset": self.dataset}
+        if model.base_name:
+            base = self._base(model.base_name, seed)
             base_seconds = base.info.get("train_seconds", 0.0)
-            trained = self._train("transformer", name, model, seed, {"base": base, "tokens": tokens})
-        else:
-            trained = self._train(model.method, name, model, seed, {"dataset": self.dataset})
+            inputs = {"base": base, "tokens": self.tokens(self.settings.bases[model.base_name].tokenizer)}
+        trained = self._train(kind_of(model).name, name, model, seed, inputs)
         predictions = predict(name, trained, self.dataset, self.store)
         scores = {split: float(read_predictions(predictions, split).right.mean()) for split in ("validation", "test")}
         print(name, seed, scores, f"{base_seconds:.0f} s + {trained.info['train_seconds']:.0f} s", flush=True)
@@ -138,7 +138,7 @@ class Bench:
             return draft.finish(resolve_checkpoint(base, name, draft.path, {}))
 
     def _train(
-        self, kind: Kind, name: str, part: Any, seed: int, inputs: dict[str, StoredFolder], store_kind: str = "models"
+        self, kind: str, name: str, part: Any, seed: int, inputs: dict[str, StoredFolder], store_kind: str = "models"
     ) -> StoredFolder:
         with self.store.writing(store_kind) as draft, tempfile.TemporaryDirectory() as checkpoints:
             job = TrainingJob(

@@ -22,11 +22,12 @@ from typing import Any, get_args
 
 import torch
 
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.attention import ATTENTION_NAME, choose_backend, register_packed_attention
 from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
 from emotion_assets.models.transformer.lora import add_adapters, speed_up_adapters
 from emotion_assets.models.transformer.memory import Sizes, rows_per_forward
-from emotion_assets.settings.schema import Lora, Training, TransformerModel
+from emotion_assets.settings.schema import Lora, Training
 from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
 

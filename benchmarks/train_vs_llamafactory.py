@@ -32,8 +32,9 @@ import yaml
 
 from emotion_assets.dataset.splits import load_dataset
 from emotion_assets.jobs.process import TrainingJob, stored_input
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.tokens import write_tokens
-from emotion_assets.settings.schema import DatasetSettings, Lora, Training, TransformerModel
+from emotion_assets.settings.schema import DatasetSettings, Lora, Training
 from emotion_assets.storage.store import Store
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")

@@ -24,6 +24,9 @@ from emotion_assets.storage.store import StoredFolder
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+DATASET_IDENTITY = ("name", "labels")
+"""What of ``describe_dataset`` decides how the rows are used: the same rows under another name are another dataset."""
+
 OFFICIAL_TEST_FINGERPRINT = "9ff8b50f49219470679b85a5beee4a7b12d4f4a09a305407a8b9e8ec8d817833"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.errors import SettingsError, UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.workspace import Workspace
 
@@ -23,7 +23,15 @@ feedback_job = dg.define_asset_job(
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    return [_feedback_schedule(settings.feedback.cron)]
+    """The schedules of the profile.  Raises SettingsError for a ``feedback.cron`` that Dagster does not take."""
+    cron = settings.feedback.cron
+    try:
+        return [_feedback_schedule(cron)]
+    except dg.DagsterInvalidDefinitionError:
+        raise SettingsError(
+            f"feedback.cron: {cron!r} is not a cron schedule; give minute, hour, day, month and weekday, as in "
+            "0 * * * * for every hour"
+        ) from None
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:

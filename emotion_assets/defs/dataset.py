@@ -9,7 +9,7 @@ from emotion_assets.defs.automation import follow_inputs
 from emotion_assets.defs.failures import plain_errors
 from emotion_assets.defs.resources import STARTS_FIRST, WAREHOUSE_POOL
 from emotion_assets.settings import versions
-from emotion_assets.settings.schema import Settings, TransformerModel
+from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import BALANCE, RAW_DATASET, tokens_key
 from emotion_assets.storage.store import StoredFolder, fingerprint
 from emotion_assets.storage.warehouse.tables import ClassBalance
@@ -37,7 +37,13 @@ def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 def raw_emotion_dataset(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
-    from emotion_assets.dataset.splits import add_training_rows, describe_dataset, load_dataset, write_splits
+    from emotion_assets.dataset.splits import (
+        DATASET_IDENTITY,
+        add_training_rows,
+        describe_dataset,
+        load_dataset,
+        write_splits,
+    )
     from emotion_assets.review.queue import reviewed_rows
 
     settings = workspace.settings
@@ -46,7 +52,7 @@ def raw_emotion_dataset(
         dataset = add_training_rows(dataset, reviewed_rows(workspace.warehouse, settings.labels))
     with workspace.store.writing("datasets") as draft:
         write_splits(dataset, draft.path)
-        folder = draft.finish(describe_dataset(dataset, settings.labels))
+        folder = draft.finish(describe_dataset(dataset, settings.labels), DATASET_IDENTITY)
     workspace.publish(RAW_DATASET, "datasets", folder)
     for note in dataset.notes:
         context.log.info(note)
@@ -92,7 +98,7 @@ def class_balance_report(
     report = balance_report(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
     with workspace.store.writing("balance_reports") as draft:
         draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
-        stored = draft.finish({"dataset": folder.digest})
+        stored = draft.finish({"dataset": folder.digest}, identity=["dataset"])
     with workspace.warehouse.writing() as db:
         write_class_balance(db, [ClassBalance(**row) for row in report.counts])
     workspace.publish(BALANCE, "balance_reports", stored)
@@ -132,9 +138,7 @@ def _balance_metadata(report: "BalanceReport") -> dict[str, Any]:
 def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
     tokenizer = settings.tokenizers[name]
     prompted = any(
-        isinstance(model, TransformerModel)
-        and model.objective == "instruction"
-        and settings.bases[model.base].tokenizer == name
+        model.reads_prompts and model.base_name and settings.bases[model.base_name].tokenizer == name
         for model in settings.models.values()
     )
     instruction = settings.instruction if prompted else None

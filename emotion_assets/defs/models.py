@@ -11,10 +11,11 @@ from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import plain_errors
 from emotion_assets.defs.launch import run_training
 from emotion_assets.defs.resources import STARTS_FIRST, TRAINING_POOL
-from emotion_assets.jobs.process import Kind, TrainingJob, stored_input
+from emotion_assets.jobs.process import PRETRAINING, TrainingJob, stored_input
+from emotion_assets.models.registry import kind_of
 from emotion_assets.settings import versions
-from emotion_assets.settings.schema import BiGru, PretrainedHere, Settings, TransformerModel
-from emotion_assets.storage.keys import RAW_DATASET, base_key, model_key, tokens_key
+from emotion_assets.settings.schema import PretrainedHere, Settings
+from emotion_assets.storage.keys import MAIN_MODEL, base_key, model_key, tokens_key
 from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.store import StoredFolder, fingerprint
 from emotion_assets.storage.workspace import Workspace
@@ -32,6 +33,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     base = settings.bases[name]
     made_here = isinstance(base.source, PretrainedHere)
     tokens = tokens_key(base.tokenizer)
+    main = settings.models.get(MAIN_MODEL)
 
     @dg.asset(
         key=base_key(name),
@@ -41,7 +43,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         kinds={"pytorch", "huggingface"},
         code_version=fingerprint(versions.TRAINING, settings.seed, base.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
-        op_tags=STARTS_FIRST if _carries_adapters(settings, name) else None,
+        op_tags=STARTS_FIRST if main is not None and main.base_name == name else None,
         description=(
             f"The {base.source.build.model_type} checkpoint pre-trained here on the training texts."
             if isinstance(base.source, PretrainedHere)
@@ -54,18 +56,12 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         if made_here:
             inputs = {"tokens": workspace.store.current(tokens, verify=False)}  # the training process verifies
-            folder = _trained(context, workspace, base_key(name), "base_models", "pretrain", base.source, inputs)
+            folder = _trained(context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs)
         else:
             folder = _resolved(workspace, name)
         return _result(folder, {"pre-training": folder.info.get("curve")})
 
     return base_model
-
-
-def _carries_adapters(settings: Settings, base: str) -> bool:
-    return any(
-        isinstance(m, TransformerModel) and m.method == "lora" and m.base == base for m in settings.models.values()
-    )
 
 
 def _resolved(workspace: Workspace, name: str) -> StoredFolder:
@@ -74,11 +70,7 @@ def _resolved(workspace: Workspace, name: str) -> StoredFolder:
     from emotion_assets.models.requirements import require_checkpoint
 
     require_checkpoint(workspace.settings, name)
-    trained = {
-        key: model
-        for key, model in workspace.settings.models.items()
-        if isinstance(model, TransformerModel) and model.base == name
-    }
+    trained = {key: model for key, model in workspace.settings.models.items() if model.base_name == name}
     with workspace.store.writing("base_models") as draft:
         info = resolve_checkpoint(workspace.settings.bases[name], name, draft.path, trained)
         folder = draft.finish(info)
@@ -88,32 +80,26 @@ def _resolved(workspace: Workspace, name: str) -> StoredFolder:
 
 def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
     model = settings.models[name]
-    if isinstance(model, TransformerModel):
-        family = settings.bases[model.base].tokenizer
-        sources = {"base": base_key(model.base), "tokens": tokens_key(family)}
-        kind: Kind = "transformer"
-    else:
-        sources, kind = {"dataset": RAW_DATASET}, model.method
+    kind = kind_of(model)
+    sources = kind.inputs(model, settings)
 
     @dg.asset(
         key=model_key(name),
         deps=list(sources.values()),
         group_name=GROUP,
         owners=[OWNER],
-        kinds={"pytorch", "huggingface"}
-        if kind == "transformer"
-        else {"pytorch" if kind == "bigru" else "scikitlearn"},
+        kinds=set(kind.ui_kinds),
         code_version=fingerprint(versions.TRAINING, settings.seed, model.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
-        op_tags=STARTS_FIRST if model.method == "lora" else None,
-        description=_description(model),
+        op_tags=STARTS_FIRST if name == MAIN_MODEL else None,
+        description=kind.describe(model),
     )
     @plain_errors
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
         inputs = {part: workspace.store.current(key, verify=False) for part, key in sources.items()}
-        folder = _trained(context, workspace, model_key(name), "models", kind, model, inputs)
+        folder = _trained(context, workspace, model_key(name), "models", kind.name, model, inputs)
         return _result(folder, {"training": folder.info.get("curve")})
 
     return trained_model
@@ -124,7 +110,7 @@ def _trained(
     workspace: Workspace,
     key: Sequence[str],
     store_kind: str,
-    job_kind: Kind,
+    job_kind: str,
     part: Any,
     inputs: Mapping[str, StoredFolder],
 ) -> StoredFolder:
@@ -142,26 +128,18 @@ def _trained(
         checkpoints=str(checkpoints),
     )
     with file_lock(checkpoints.with_suffix(".lock"), LONGEST_TRAINING, f"the training of {key[-1]}"):
-        if (known := workspace.store.recall(job.recipe)) is not None:
+        if (folder := workspace.store.recall(job.recipe)) is not None:
             context.log.info(
-                f"the same training on the same inputs is in the store as {known.version}; taken from there"
+                f"the same training on the same inputs is in the store as {folder.version}; taken from there"
             )
-            workspace.publish(key, store_kind, known)
-            return known
+            workspace.publish(key, store_kind, folder)
+            return folder
         with workspace.store.writing(store_kind) as draft:
             measured = run_training(context, dataclasses.replace(job, target=str(draft.path)))
             folder = draft.finish(measured)
         workspace.publish(key, store_kind, folder, job.recipe)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return folder
-
-
-def _description(model: Any) -> str:
-    if isinstance(model, TransformerModel):
-        how = f"LoRA adapters (rank {model.lora.rank})" if model.method == "lora" else "all weights"
-        read = "the label words" if model.objective == "instruction" else f"a {model.pooling}-pooled head"
-        return f"{model.base} fine-tuned through {how}, read by {read}."
-    return str(type(model).__doc__) if isinstance(model, BiGru) else "TF-IDF with a linear support vector machine."
 
 
 def _result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult[None]:

@@ -5,7 +5,6 @@ Does not belong here: what the probabilities are worth (``metrics``).
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 
@@ -43,9 +42,9 @@ def predict(name: str, model: StoredFolder, dataset: StoredFolder, store: Store)
         StoreError: the base checkpoint that the model needs is not in the store any more.
     """
     recipe = fingerprint("predictions", versions.PREDICTIONS, model.digest, dataset.digest)
-    if (known := store.recall(recipe)) is not None:
-        return known
-    from emotion_assets.models.scorer import load_scorer
+    if (recalled := store.recall(recipe)) is not None:
+        return recalled
+    from emotion_assets.models.registry import load_scorer
 
     scorer = load_scorer(model, store)
     labels: list[str] = dataset.info["labels"]
@@ -70,21 +69,12 @@ def predict(name: str, model: StoredFolder, dataset: StoredFolder, store: Store)
                 "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
             }
             pq.write_table(pa.table(columns), draft.file(f"{split}.parquet"))
-        about = {
-            "labels": labels,
-            "model_name": name,
-            "model_digest": model.digest,
-            "dataset_digest": dataset.digest,
+        about = {"labels": labels, "model_name": name, "model_digest": model.digest, "dataset_digest": dataset.digest}
+        measured = {
+            "texts_per_second": rows / seconds,
+            "rows": {split: len(frame) for split, frame in frames.items()},
         }
-        # As a file it is part of the digest: equal probabilities of another model or dataset are another folder.
-        draft.file("about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        folder = draft.finish(
-            {
-                **about,
-                "texts_per_second": rows / seconds,
-                "rows": {split: len(frame) for split, frame in frames.items()},
-            }
-        )
+        folder = draft.finish(about | measured, identity=list(about))
     store.remember(recipe, "predictions", folder)
     return folder
 

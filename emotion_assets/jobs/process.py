@@ -20,14 +20,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from emotion_assets.models.registry import all_kinds
 from emotion_assets.settings import versions
 from emotion_assets.settings.errors import user_line
-from emotion_assets.settings.schema import BiGru, PretrainedHere, TfidfSvm, TransformerModel
-from emotion_assets.storage.store import Store, StoredFolder, fingerprint, write_text_atomically
+from emotion_assets.settings.schema import PretrainedHere
+from emotion_assets.storage.atomic import write_text_atomically
+from emotion_assets.storage.store import Store, StoredFolder, fingerprint
 
-Kind = Literal["pretrain", "transformer", "bigru", "tfidf_svm"]
+PRETRAINING = "pretrain"
 WATCH_PARENT = "--end-with-parent"
 
 
@@ -36,17 +38,16 @@ class TrainingJob:
     """One training: what to train, from which stored folders, and where its results go.
 
     Attributes:
-        kind: which kind of model; it decides what ``settings`` and ``inputs`` hold.
-        settings: ``model_dump(mode="json")`` of a PretrainedHere, TransformerModel, BiGru or TfidfSvm.
-        inputs: stored folders by role, each ``{"path": ..., "digest": ...}``: ``tokens`` (pretrain), ``tokens`` and
-            ``base`` (transformer), ``dataset`` (bigru, tfidf_svm).
+        kind: the name of a kind of model, or ``PRETRAINING`` for a base that is made here.
+        settings: ``model_dump(mode="json")`` of the kind's settings, or of a ``PretrainedHere``.
+        inputs: stored folders by role (``Kind.inputs``; ``tokens`` for a base), ``{"path": ..., "digest": ...}`` each.
         target: the draft folder to fill.
         checkpoints: a folder for resumable state, for one job at a time; state of another job is never resumed from.
             It is left there: the caller removes it once the result is safe.
         result: the JSON file that gets what was measured; ``result.json`` in ``checkpoints`` unless named.
     """
 
-    kind: Kind
+    kind: str
     name: str
     settings: dict[str, Any]
     labels: list[str]
@@ -91,39 +92,23 @@ def stored_input(folder: StoredFolder) -> dict[str, str]:
 
 def run_job(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any]:
     """Do the training in this process and fill ``job.target``; returns what was measured."""
-    from emotion_assets.models import bases
-    from emotion_assets.models import train as training
-    from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, load_tokenizer, read_tokens
-    from emotion_assets.training.progress import Progress
+    from emotion_assets.models.kind import TrainingRun
+    from emotion_assets.models.pretraining import pretrain
     from emotion_assets.training.resume import ResumeState
 
-    def report(progress: Progress) -> None:
-        say(progress.line())
-
-    target, checkpoint = Path(job.target), ResumeState(Path(job.checkpoints), job.recipe)
-    if job.kind == "pretrain":
-        source = PretrainedHere.model_validate(job.settings)
-        tokens = job.input("tokens")
-        rows, _ = read_tokens(tokens, "train")
-        tokenizer = load_tokenizer(tokens.file(TOKENIZER_FOLDER))
-        length = tokens.read_json("tokens.json")["max_length"]
-        measured, fitted = bases.pretrain(
-            source, tokenizer, rows, length, job.seed, target, job.name, report, checkpoint
-        )
-        measured |= {"train_seconds": fitted.seconds, "curve": fitted.as_dict()}
-    elif job.kind == "transformer":
-        model = TransformerModel.model_validate(job.settings)
-        base, tokens = job.input("base"), job.input("tokens")
-        measured = training.train_transformer(
-            model, base, tokens, job.labels, job.seed, target, job.name, report, checkpoint
-        )
-    elif job.kind == "bigru":
-        bigru, dataset = BiGru.model_validate(job.settings), job.input("dataset")
-        measured = training.train_bigru(bigru, dataset, job.labels, job.seed, target, job.name, report, checkpoint)
-    else:
-        svm, dataset = TfidfSvm.model_validate(job.settings), job.input("dataset")
-        measured = training.train_tfidf_svm(svm, dataset, job.labels, job.seed, target)
-    return measured
+    run = TrainingRun(
+        name=job.name,
+        labels=job.labels,
+        seed=job.seed,
+        inputs={role: job.input(role) for role in job.inputs},
+        target=Path(job.target),
+        report=lambda progress: say(progress.line()),
+        resume_state=ResumeState(Path(job.checkpoints), job.recipe),
+    )
+    if job.kind == PRETRAINING:
+        return pretrain(PretrainedHere.model_validate(job.settings), run)
+    kind = all_kinds()[job.kind]
+    return kind.train(kind.settings.model_validate(job.settings), run)
 
 
 def main(arguments: list[str]) -> int:

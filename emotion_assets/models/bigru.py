@@ -6,13 +6,22 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import regex
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from emotion_assets.settings.schema import BiGru
+from emotion_assets.dataset.splits import read_split
+from emotion_assets.models.kind import Scorer, TrainingRun
+from emotion_assets.models.kinds.bigru import BiGru
+from emotion_assets.models.networks import accuracy_of, describe_training, require_finite, score_in_batches
+from emotion_assets.storage.store import StoredFolder
+from emotion_assets.training import distributed
+from emotion_assets.training.runtime import choose_runtime, set_seed
+from emotion_assets.training.trainer import Trainer, TrainingTask
 
 PAD, UNKNOWN = 0, 1
 _WORD = regex.compile(r"\p{L}+(?:['’]\p{L}+)*|\p{N}+|[^\s\p{L}\p{N}]")
@@ -26,9 +35,9 @@ def words(text: str) -> list[str]:
 class Vocabulary:
     """Words and their ids; 0 is padding and 1 stands for every word that is not in it."""
 
-    def __init__(self, known: Sequence[str]) -> None:
-        self.known = list(known)
-        self._ids = {word: i for i, word in enumerate(known, 2)}
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self._ids = {word: i for i, word in enumerate(words, 2)}
 
     @classmethod
     def learn(cls, texts: Sequence[str], size: int) -> Vocabulary:
@@ -41,7 +50,7 @@ class Vocabulary:
         return [self._ids.get(word, UNKNOWN) for word in words(text)[:max_length]] or [UNKNOWN]
 
     def __len__(self) -> int:
-        return len(self.known) + 2
+        return len(self.words) + 2
 
 
 class BiGruClassifier(nn.Module):
@@ -69,7 +78,7 @@ def save_bigru(
     model: BiGruClassifier, vocabulary: Vocabulary, settings: BiGru, labels: Sequence[str], folder: Path
 ) -> None:
     save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "vocabulary.json").write_text(json.dumps(vocabulary.known, ensure_ascii=False), encoding="utf-8")
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary.words, ensure_ascii=False), encoding="utf-8")
     content = {"kind": "bigru", "labels": list(labels), "settings": settings.model_dump(mode="json")}
     (folder / "model.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -81,3 +90,51 @@ def load_bigru(folder: Path) -> tuple[BiGruClassifier, Vocabulary, BiGru]:
     model = BiGruClassifier(len(vocabulary), settings, len(content["labels"]))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval(), vocabulary, settings
+
+
+def train_bigru(settings: BiGru, run: TrainingRun) -> dict[str, Any]:
+    """Train on the words of the training rows and save into ``run.target``; returns what was measured."""
+    dataset = run.inputs["dataset"]
+    train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
+    index = {label: i for i, label in enumerate(run.labels)}
+    vocabulary = Vocabulary.learn(train["text"].tolist(), settings.vocab_size)
+    rows = [vocabulary.encode(text, settings.max_length) for text in train["text"]]
+    validation_rows = [vocabulary.encode(text, settings.max_length) for text in validation["text"]]
+    runtime = choose_runtime("fp32")
+    targets = torch.tensor([index[label] for label in train["label"]], device=runtime.device)
+    validation_targets = np.array([index[label] for label in validation["label"]])
+    smoothing = settings.training.label_smoothing
+    set_seed(run.seed)
+    model = BiGruClassifier(len(vocabulary), settings, len(run.labels)).to(runtime.device)
+
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
+        loss = torch.nn.functional.nll_loss(scores, targets[list(chosen)], reduction="sum")
+        return (1 - smoothing) * loss - smoothing * scores.mean(1).sum(), len(chosen)
+
+    def evaluate() -> float:
+        return accuracy_of(model, validation_rows, validation_targets, runtime)
+
+    task = TrainingTask(run.name, model, len(rows), loss_of, evaluate)
+    history = Trainer(task, settings.training, runtime, run.seed).fit(run.report, run.resume_state)
+    require_finite(model, run.name)
+    if distributed.is_first():
+        save_bigru(model, vocabulary, settings, run.labels, run.target)
+    return describe_training(model, history, runtime) | {"base": "none (random weights)"}
+
+
+class BiGruScorer(Scorer):
+    """Scores texts by their words."""
+
+    def __init__(self, model: StoredFolder) -> None:
+        self.labels = model.read_json("model.json")["labels"]
+        self._model, self._vocabulary, self._settings = load_bigru(model.path)
+        self._runtime = choose_runtime("fp32")
+        self._model.to(self._runtime.device)
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        rows = [self._vocabulary.encode(text, self._settings.max_length) for text in texts]
+        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
+
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        return [len(words(text)) > self._settings.max_length for text in texts]

@@ -5,8 +5,9 @@ Asked before anything is downloaded or trained, and by ``emotion-assets doctor``
 
 from __future__ import annotations
 
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import HubSource, Settings, TransformerModel
+from emotion_assets.settings.schema import HubSource, Settings
 from emotion_assets.storage.hub import hub_problem
 
 ANY_GPU_GB = 1.0

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, create_model
 
+from emotion_assets.models.registry import all_kinds
 from emotion_assets.settings.errors import SettingsError
 from emotion_assets.settings.schema import (
+    NAME,
     PACKAGE_DIR,
     PROJECT_DIR,
     BaseSettings,
-    BiGru,
     FolderSource,
     Frozen,
     HubSource,
     PretrainedHere,
     Settings,
-    TfidfSvm,
     TokenizerSettings,
     TrainedTokenizer,
-    TransformerModel,
 )
 
 PROFILES_DIR = PACKAGE_DIR / "profiles"
@@ -57,7 +58,7 @@ def load_settings(
     content |= {"profile": path.stem, "home": home if home.is_absolute() else Path.cwd() / home}
     content = _merged(content, overrides or {})
     try:
-        settings = Settings.model_validate(content)
+        settings = _PROFILE.model_validate(content)
     except ValidationError as error:
         raise SettingsError(f"{path}: {_first_problem(error)}") from None
     return _with_absolute_folders(settings, path)
@@ -79,8 +80,8 @@ def _profile_path(name: str) -> Path:
         return path.resolve()
     path = PROFILES_DIR / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PROFILES_DIR.glob("*.yaml")))
-        raise SettingsError(f"EMOTION_PROFILE={name}: no such profile; use {known}, or the path of a .yaml file")
+        names = ", ".join(sorted(p.stem for p in PROFILES_DIR.glob("*.yaml")))
+        raise SettingsError(f"EMOTION_PROFILE={name}: no such profile; use {names}, or the path of a .yaml file")
     return path
 
 
@@ -131,21 +132,32 @@ def _first_problem(error: ValidationError) -> str:
     return f"{key}: {message}" if key else message
 
 
+def _profile_type() -> type[Settings]:
+    """The settings with ``models`` narrowed to the kinds there are, told apart by ``method``."""
+    union: Any = functools.reduce(operator.or_, (kind.settings for kind in all_kinds().values()))
+    model = Annotated[union, Field(discriminator="method")]
+    models = Annotated[dict[Annotated[str, Field(pattern=NAME)], model], Field(min_length=1)]
+    return create_model("Settings", __base__=Settings, models=(models, ...))
+
+
+def _methods(settings: type[Frozen]) -> tuple[str, ...]:
+    return get_args(settings.model_fields["method"].annotation)
+
+
+_PROFILE = _profile_type()
+
 _TAGGED: dict[Any, type[Frozen]] = {
     "hub": HubSource,
     "folder": FolderSource,
     "algorithm": TrainedTokenizer,
     "build": PretrainedHere,
-    "lora": TransformerModel,
-    "full": TransformerModel,
-    "bigru": BiGru,
-    "tfidf_svm": TfidfSvm,
+    **{method: kind.settings for kind in all_kinds().values() for method in _methods(kind.settings)},
 }
 
 
 def _walk(location: tuple[Any, ...]) -> list[tuple[Any, type[Frozen] | None, bool]]:
     """Each part of a pydantic location with the model it stands in, and whether it is a union's tag and not a key."""
-    here: type[Frozen] | None = Settings
+    here: type[Frozen] | None = _PROFILE
     steps: list[tuple[Any, type[Frozen] | None, bool]] = []
     for part in location:
         if here is None and part in _TAGGED:
@@ -154,7 +166,7 @@ def _walk(location: tuple[Any, ...]) -> list[tuple[Any, type[Frozen] | None, boo
             continue
         steps.append((part, here, False))
         field = here.model_fields.get(part) if here is not None else None
-        if part in ("tokenizers", "bases") and here is Settings:
+        if part in ("tokenizers", "bases") and here is _PROFILE:
             here = None
         elif field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Frozen):
             here = field.annotation

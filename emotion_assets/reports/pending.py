@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, list_inbox, sha256_of
 from emotion_assets.ingest.ledger import reading_fingerprint
 from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.atomic import write_text_atomically
 from emotion_assets.storage.keys import CHAMPION
-from emotion_assets.storage.store import Store, fingerprint, write_text_atomically
+from emotion_assets.storage.store import Store, fingerprint
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.feedback import file_states, is_settled
 from emotion_assets.storage.warehouse.review import reviews_print

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from emotion_assets.storage.store import write_text_atomically
+from emotion_assets.storage.atomic import write_text_atomically
 
 
 @cache

@@ -1,7 +1,8 @@
 """The champion as feedback uses it: calibrated probabilities, and how sure it must be before its answer counts.
 
 Temperature and threshold come from the stored validation predictions of the champion, so nothing is scored again to
-find them. Does not belong here: choosing the champion (``evaluation``).
+find them. Does not belong here: choosing the champion (``evaluation``) and the rule
+by which an answer counts (``decision``).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emotion_assets.scoring import decision
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, predictions_key
 from emotion_assets.storage.store import Store, StoredFolder
 
 if TYPE_CHECKING:
-    from emotion_assets.models.scorer import Scorer
+    from emotion_assets.models.kind import Scorer
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,8 @@ class Champion:
         return Answers(probabilities, np.array(self.scorer.truncated(texts), dtype=bool))
 
     def statuses(self, answers: Answers) -> np.ndarray:
-        """``[n]`` strings: an unsure answer abstains, whether or not its text was cut."""
-        sure = answers.probabilities.max(1) >= self.calibration.threshold
-        return np.where(~sure, "abstain", np.where(answers.truncated, "truncated", "ok"))
+        """``[n]`` strings, see ``decision.decide``."""
+        return decision.decide(answers.probabilities, answers.truncated, self.calibration.threshold)
 
     def score(self, texts: Sequence[str]) -> list[Answer]:
         answers = self.answers(texts)
@@ -109,7 +110,7 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
     temperature = fit_temperature(validation.actual, validation.probabilities)
     calibrated = scale(validation.probabilities, temperature).astype(np.float32)
     target = settings.feedback.target_accuracy
-    threshold = threshold_for_accuracy(validation.actual, calibrated, target)
+    threshold = decision.choose_threshold(validation.actual, calibrated, target)
     return Calibration(
         model=model,
         folder=champion,
@@ -117,25 +118,9 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
         temperature=temperature,
         threshold=threshold,
         target_accuracy=target,
-        coverage=float((calibrated.max(1) >= threshold).mean()),
+        coverage=float((decision.certainty(calibrated) >= threshold).mean()),
         validation_rows=len(validation.actual),
     )
-
-
-def threshold_for_accuracy(actual: np.ndarray, probabilities: np.ndarray, target: float) -> float:
-    """The lowest confidence from which on answered rows reach ``target`` accuracy; above 1 where none does.
-
-    ``actual`` is ``[rows]`` label indices. The rows are taken surest first; rows of equal confidence are answered
-    together or not at all. This is the empirical threshold of selective classification (Geifman and El-Yaniv 2017)
-    without its finite-sample correction, so few validation rows make it optimistic.
-    """
-    confidence = probabilities.max(1)
-    order = np.argsort(-confidence, kind="stable")
-    right = (probabilities.argmax(1) == actual)[order]
-    accuracy = np.cumsum(right) / np.arange(1, len(right) + 1)
-    ends = np.append(np.diff(confidence[order]) != 0, True)
-    reached = np.flatnonzero(ends & (accuracy >= target))
-    return float(confidence[order][reached[-1]]) if len(reached) else float(np.nextafter(np.float32(1), np.float32(2)))
 
 
 def champion_predictions(settings: Settings, store: Store, champion: StoredFolder) -> tuple[str, StoredFolder]:

@@ -26,7 +26,9 @@ import pyarrow as pa
 
 from emotion_assets.ingest.readers import read_feedback
 from emotion_assets.ingest.rows import Accepted
+from emotion_assets.scoring import decision
 from emotion_assets.scoring.calibration import Answer, Answers, Calibration, Champion, calibrate
+from emotion_assets.scoring.decision import ABSTAIN, OK, TRUNCATED
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.exports import writing_rows
@@ -89,7 +91,7 @@ def parse_rescore(value: str | None) -> date | None:
 
 def load_champion(workspace: Workspace) -> Champion:
     """The current champion, calibrated and loaded.  Raises as ``calibrate`` does."""
-    from emotion_assets.models.scorer import load_scorer
+    from emotion_assets.models.registry import load_scorer
 
     calibration = calibrate(workspace.settings, workspace.store)
     return Champion(calibration, load_scorer(calibration.folder, workspace.store))
@@ -116,7 +118,7 @@ def score_feedback(
     calibration = calibrate(settings, store)
     version = calibration.folder.version
     rejudged = _record_champion(warehouse, calibration, now())
-    statuses = {"ok": 0, "abstain": 0, "truncated": 0}
+    statuses = dict.fromkeys((OK, ABSTAIN, TRUNCATED), 0)
     computed = stored = 0
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
         with warehouse.reading() as db:
@@ -125,7 +127,7 @@ def score_feedback(
                 _spool(waiting_texts(db, version, since, SPOOL_ROWS), spool)
         failpoint("scoring.spooled")
         if total:
-            from emotion_assets.models.scorer import load_scorer
+            from emotion_assets.models.registry import load_scorer
 
             champion = Champion(calibration, load_scorer(calibration.folder, store))
             spool.seek(0)
@@ -191,7 +193,7 @@ def score_file(champion: Champion, path: Path, settings: Settings, output: Path 
     total = sum(emotions.values())
     shares = ", ".join(f"{emotion} {n / total:.0%}" for emotion, n in emotions.most_common())
     told = f"{total} rows scored by {champion.model}" + (f": {shares}" if total else "")
-    told += f"; {statuses['abstain']} unsure" if statuses["abstain"] else ""
+    told += f"; {statuses[ABSTAIN]} unsure" if statuses["abstain"] else ""
     return told + "".join(f"; {n} rejected as {reason}" for reason, n in rejects.most_common())
 
 
@@ -228,13 +230,16 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float)
         "target_accuracy": calibration.target_accuracy,
         "coverage": calibration.coverage,
         "validation_rows": calibration.validation_rows,
+        "decision_rule": decision.RULE,
     }
     with warehouse.reading() as db:
         current = current_model(db)
     if current is not None and all(current[key] == value for key, value in row.items()):
         return 0
     with warehouse.writing() as db:
-        return record_model(db, ScoringModel(**row, place=0, recorded_at=datetime.fromtimestamp(now, UTC)))
+        return record_model(
+            db, ScoringModel(**row, place=0, recorded_at=datetime.fromtimestamp(now, UTC)), decision.decide
+        )
 
 
 def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:
@@ -306,7 +311,7 @@ def _rows(batch: _Batch, answers: Answers, champion: Champion, run_id: str, now:
 def _queue(rows: pa.Table, audit_share: float) -> pa.Table:
     """The rows a person should see: those the model was not sure of, and a sample drawn whatever it answered."""
     audit = np.array([in_audit(identity, audit_share) for identity in rows["feedback_id"].to_pylist()])
-    unsure = rows["status"].to_numpy() == "abstain"
+    unsure = rows["status"].to_numpy() == ABSTAIN
     chosen = rows.select(["feedback_id", "text", "emotion", "confidence"])
     chosen = chosen.append_column("reason", pa.array(np.where(unsure, "abstain", "audit").astype(object), pa.string()))
     return chosen.append_column("audit", pa.array(audit)).filter(pa.array(audit | unsure))

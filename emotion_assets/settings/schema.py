@@ -6,7 +6,7 @@ one (``profiles.reader``), anything that trains, reads data or talks to Dagster.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,97 +140,28 @@ class Lora(Frozen):
     train_embeddings: bool = False
 
 
-class TransformerModel(Frozen):
-    """A fine-tuned transformer: LoRA adapters or all weights, read by a classification head or by the label words."""
+class ModelSettings(Frozen):
+    """What every kind of model has. Each kind declares the rest in its file under ``models/kinds``."""
 
-    method: Literal["lora", "full"]
-    base: str
-    objective: Literal["head", "instruction"] = "head"
-    pooling: Literal["first", "last", "mean", "max"] = "last"
-    embedding_dropout: Annotated[float, Field(ge=0, lt=1, description="of token vectors, while training")] = 0.0
-    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    consistency: Annotated[float, Field(ge=0, description="weight of R-Drop: two passes of a row shall agree")] = 0.0
-    lora: Lora = Lora()
-    training: Training = Training()
-    attention: Literal["auto", "flash_attention_2", "hub_kernel", "varlen", "sdpa", "eager"] = "auto"
-    quantization: Annotated[Literal["none", "nf4"], Field(description="four-bit base weights (QLoRA)")] = "none"
-    compile: Annotated[bool, Field(description="compile norms and feed-forward parts: slow start, faster steps")] = (
-        False
-    )
+    method: str
     paper_accuracy: float | None = None
 
     @property
-    def passes(self) -> int:
-        """How often a row goes through the model in one step."""
-        return 2 if self.consistency else 1
+    def base_name(self) -> str | None:
+        """The base that the model is made of, where it is made of one."""
+        return None
 
-    @model_validator(mode="after")
-    def _nothing_is_without_effect(self) -> TransformerModel:
-        if self.objective == "instruction" and self.method == "full":
-            raise ValueError("objective instruction is trained with method lora")
-        if self.objective == "instruction":
-            for key, given in (
-                ("pooling", self.pooling != "last"),
-                ("head_dropout", self.head_dropout),
-                ("consistency", self.consistency),
-            ):
-                if given:
-                    raise ValueError(f"{key} is of a head, which objective instruction does not have; take it out")
-            if self.training.label_smoothing:
-                raise ValueError("training.label_smoothing is for objective head; take it out")
-        drops = self.embedding_dropout or self.head_dropout or self.lora.dropout or self.method == "full"
-        if self.consistency and not drops:
-            raise ValueError("consistency compares two passes that differ by dropout; give an embedding_dropout too")
-        if self.method == "full" and self.lora != Lora():
-            raise ValueError("lora is for method lora; take it out, or set method: lora")
-        if self.quantization != "none" and self.method == "full":
-            raise ValueError("quantization is for a frozen base: use method lora")
-        return self
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the stored tokens must hold the prompts of the instruction too."""
+        return False
 
+    def check_against(self, key: str, settings: Settings) -> None:
+        """Refuse what does not fit the rest of the profile; ``key`` is where the model stands in it.
 
-class BiGru(Frozen):
-    """A one-layer bidirectional GRU over words with max pooling."""
-
-    method: Literal["bigru"]
-    embedding_size: Annotated[int, Field(ge=8)] = 128
-    hidden_size: Annotated[int, Field(ge=8)] = 128
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    vocab_size: Annotated[int, Field(ge=100)] = 20000
-    max_length: Annotated[int, Field(ge=8)] = 128
-    training: Training = Training(learning_rate=2e-3, epochs=6, batch_size=64)
-    paper_accuracy: None = None
-
-
-class TfidfSvm(Frozen):
-    """TF-IDF over words and word pairs with a linear support vector machine, its margins calibrated."""
-
-    method: Literal["tfidf_svm"]
-    ngram_max: Annotated[int, Field(ge=1, le=3)] = 2
-    min_frequency: Annotated[int, Field(ge=1)] = 1
-    c: Annotated[float, Field(gt=0)] = 1.0
-    paper_accuracy: None = None
-
-
-ModelSettings = Annotated[TransformerModel | BiGru | TfidfSvm, Field(discriminator="method")]
-
-
-_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
-_WEEKDAYS = "mon|tue|wed|thu|fri|sat|sun"
-_CRON = (
-    r"0*[1-5]?\d",
-    r"0*(1?\d|2[0-3])",
-    r"0*([1-9]|[12]\d|3[01])",
-    rf"0*([1-9]|1[0-2])|{_MONTHS}",
-    rf"0*[0-7]|{_WEEKDAYS}",
-)
-_CRON_WORDS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
-_NO_SUCH_DAY = re.compile(r"\S+ \S+ 0*(3[01] 0*(2|feb) \S+|31 0*(4|6|9|11|apr|jun|sep|nov) \*)")
-
-
-def _is_cron_field(value: str, field: str) -> bool:
-    """Whether a field is a list of stars, values and ranges of them, each perhaps with a step."""
-    item = rf"(\*|({value})(-({value}))?)(/0*[1-9]\d?)?"
-    return re.fullmatch(f"{item}(,{item})*", field, re.ASCII) is not None
+        Raises:
+            ValueError: a message that begins with the key that is wrong.
+        """
 
 
 class FeedbackSettings(Frozen):
@@ -254,19 +185,6 @@ class FeedbackSettings(Frozen):
     max_unpacked_bytes: Annotated[
         int, Field(ge=1, description="of a Parquet file once decompressed; a larger file is quarantined")
     ] = 2_147_483_648
-
-    @field_validator("cron")
-    @classmethod
-    def _cron_is_a_schedule(cls, value: str) -> str:
-        fields = value.lower().split()
-        fits = len(fields) == len(_CRON) and all(map(_is_cron_field, _CRON, fields))
-        if not fits and value not in _CRON_WORDS:
-            raise ValueError(
-                "not a cron schedule; give minute, hour, day, month and weekday, as in 0 * * * * for every hour"
-            )
-        if _NO_SUCH_DAY.fullmatch(" ".join(fields)):
-            raise ValueError("names a day that its month does not have; give another day or month")
-        return value
 
     @field_validator("encoding")
     @classmethod
@@ -311,6 +229,8 @@ class DatasetSettings(Frozen):
 
 
 class Settings(Frozen):
+    """A whole profile. ``profiles.reader`` narrows ``models`` to the kinds there are."""
+
     profile: str
     description: str
     dataset: DatasetSettings
@@ -333,7 +253,7 @@ class Settings(Frozen):
         if any(not label.strip() or label != label.strip() for label in self.labels):
             raise ValueError("labels: a label is empty or has blanks around it; give each a plain name")
         for name, base in self.bases.items():
-            _must_be_known(f"bases.{name}.tokenizer", base.tokenizer, self.tokenizers, "tokenizers")
+            require_name(f"bases.{name}.tokenizer", base.tokenizer, self.tokenizers, "tokenizers")
             if isinstance(base.source, PretrainedHere):
                 algorithm = getattr(self.tokenizers[base.tokenizer].source, "algorithm", None)
                 if algorithm is None:
@@ -342,16 +262,7 @@ class Settings(Frozen):
                         f"tokenizers.{base.tokenizer}.source an algorithm"
                     )
         for name, model in self.models.items():
-            if not isinstance(model, TransformerModel):
-                continue
-            _must_be_known(f"models.{name}.base", model.base, self.bases, "bases")
-            source = self.bases[model.base].source
-            made_here = source.build.model_type if isinstance(source, PretrainedHere) else "llama"
-            if model.objective == "instruction" and made_here != "llama":
-                raise ValueError(
-                    f"models.{name}.objective: instruction needs a causal base; {model.base} is {made_here}, use "
-                    "objective: head"
-                )
+            model.check_against(f"models.{name}", self)
         return self
 
     @property
@@ -371,6 +282,11 @@ class Settings(Frozen):
         return self.home / "emotion.duckdb"
 
 
-def _must_be_known(key: str, value: str, known: dict[str, Any], where: str) -> None:
-    if value not in known:
-        raise ValueError(f"{key}: {value!r} is not under {where}; known: {', '.join(known) or 'none'}")
+def require_name(key: str, name: str, names: Mapping[str, Any], where: str) -> None:
+    """Refuse a name that the profile does not have under ``where``.
+
+    Raises:
+        ValueError: names the key and the names that there are.
+    """
+    if name not in names:
+        raise ValueError(f"{key}: {name!r} is not under {where}; known: {', '.join(names) or 'none'}")

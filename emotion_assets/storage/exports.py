@@ -7,12 +7,10 @@ all. ``feedback.rebuild`` restores the database from it.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from emotion_assets.settings.errors import UserError
+from emotion_assets.storage.atomic import drafting_folder, replacing_file, sync_folder
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.store import file_sha256
@@ -53,16 +52,11 @@ def export_tables(warehouse: Warehouse) -> ExportSet:
         WarehouseError: the database cannot be used, or the disk is full; the set of before stays the current one.
     """
     root = exports_folder(warehouse)
-    with file_lock(root / ".lock", warehouse.wait_seconds, f"{root}"), room_to_write(root):
-        for leftover in root.glob(".draft-*"):
-            shutil.rmtree(leftover)
-        draft = Path(tempfile.mkdtemp(dir=root, prefix=".draft-"))
-        try:
-            rows = _write_set(warehouse, draft)
-            failpoint("export.before_rename")
-            return _publish(root, draft, rows)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    lock = file_lock(root / ".lock", warehouse.wait_seconds, f"{root}")
+    with lock, room_to_write(root), drafting_folder(root) as draft:
+        rows = _write_set(warehouse, draft)
+        failpoint("export.before_rename")
+        return _publish(root, draft, rows)
 
 
 def export_sets(warehouse: Warehouse) -> list[Path]:
@@ -95,30 +89,25 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordB
     """
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"{path}: not a name for an export; let it end in .parquet or .csv")
-    draft = path.with_name(f".{path.name}.draft")
-    with _may_be_written(path):
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; give the name of a file")
-        if not path.parent.is_dir():
-            raise UserError(f"{path.parent}: no such folder; make it first")
-        opened = draft.open("wb")
-    try:
-        with room_to_write(path), opened as file:
-            if path.suffix == ".parquet":
-                writer = pq.ParquetWriter(file, schema, compression="zstd")
-            else:
-                writer = pyarrow.csv.CSVWriter(file, neutralised(pa.RecordBatch.from_pylist([], schema)).schema)
-
-            def write(batch: pa.RecordBatch) -> int:
-                writer.write_batch(batch if path.suffix == ".parquet" else neutralised(batch))
-                return int(batch.num_rows)
-
-            with writer:
-                yield write
+    with room_to_write(path), ExitStack() as stack:
         with _may_be_written(path):
-            draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder; give the name of a file")
+            if not path.parent.is_dir():
+                raise UserError(f"{path.parent}: no such folder; make it first")
+            draft = stack.enter_context(replacing_file(path))
+        file = stack.enter_context(draft.open("wb"))
+        if path.suffix == ".parquet":
+            writer = pq.ParquetWriter(file, schema, compression="zstd")
+        else:
+            writer = pyarrow.csv.CSVWriter(file, neutralised(pa.RecordBatch.from_pylist([], schema)).schema)
+
+        def write(batch: pa.RecordBatch) -> int:
+            writer.write_batch(batch if path.suffix == ".parquet" else neutralised(batch))
+            return int(batch.num_rows)
+
+        with writer:
+            yield write
 
 
 @contextmanager
@@ -159,11 +148,7 @@ def _publish(root: Path, draft: Path, rows: dict[str, int]) -> ExportSet:
     sets = sorted(root.glob("set-*"))
     number = int(sets[-1].name.removeprefix("set-")) + 1 if sets else 1
     folder = root / f"set-{number:06d}"
-    for path in [*draft.iterdir(), draft]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    draft.chmod(0o755)  # mkdtemp closes it to every other user, and dashboards are others
+    sync_folder(draft)
     draft.rename(folder)
     failpoint("export.before_link")
     link = root / f".{CURRENT}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAIN_MODEL = "llama3_lora_model"
+"""The name in a profile of the model that the graph is about."""
+
 RAW_DATASET = ["raw_emotion_dataset"]
 BALANCE = ["class_balance_report"]
 EVALUATION = ["evaluation_table"]
@@ -19,8 +22,8 @@ def base_key(base: str) -> list[str]:
 
 
 def model_key(model: str) -> list[str]:
-    """The Llama is the graph's main model and stands alone; every other model is a baseline."""
-    return [model] if model == "llama3_lora_model" else ["baseline_models", model]
+    """The main model stands alone; every other model is a baseline."""
+    return [model] if model == MAIN_MODEL else ["baseline_models", model]
 
 
 def predictions_key(model: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The content-addressed store of folders: datasets, tokens, checkpoints, models, predictions.
 
-A folder is written beside its final place, fsynced, and renamed, so it is there whole or not at all. Its
-``manifest.json`` holds the sha256 of every file; the digest of that list is the folder's name and data version.
+A folder is there whole or not at all (``atomic``). Its ``manifest.json`` holds the sha256 of every file, and what the
+folder is about where that decides how it is used; the digest of both is the folder's name and data version.
 Pointers (one small JSON file per asset key) say which folder is current; recipes say which folder a given piece of
 work has already made. Nothing here knows what the folders mean.
 """
@@ -11,18 +11,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from emotion_assets.settings.errors import UserError
+from emotion_assets.storage.atomic import drafting_folder, sync, sync_folder, write_text_atomically
 from emotion_assets.storage.failpoints import failpoint
 
 MANIFEST = "manifest.json"
@@ -35,7 +33,7 @@ class StoreError(UserError):
 
 @dataclass(frozen=True)
 class StoredFolder:
-    """A finished folder of the store. ``digest`` is sha256 over its files' names and contents."""
+    """A finished folder of the store. ``digest`` is sha256 over its files' names and contents, and its identity."""
 
     path: Path
     digest: str
@@ -48,8 +46,8 @@ class StoredFolder:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What the maker wrote down about the folder (counts, settings, measurements)."""
-        info: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["info"]
-        return info
+        manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        return {**manifest["info"], **manifest.get("identity", {})}
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -68,41 +66,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _fsync(path.parent)
-
-
 @dataclass(frozen=True)
 class Store:
     root: Path
 
     @contextmanager
-    def writing(self, kind: str) -> Iterator[_Draft]:
+    def writing(self, kind: str) -> Iterator[Draft]:
         """A draft folder to fill; call ``finish`` on it inside the block. Without that nothing stays behind."""
-        parent = self.root / kind
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(".draft-*"):  # of a process that was killed
-            with suppress(FileNotFoundError):  # a run beside this one may have just finished it
-                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                    shutil.rmtree(left)
-        draft = _Draft(Path(tempfile.mkdtemp(dir=parent, prefix=".draft-")), parent)
-        try:
-            yield draft
-        finally:
-            shutil.rmtree(draft.path, ignore_errors=True)
+        with drafting_folder(self.root / kind, ABANDONED_SECONDS) as folder:
+            yield Draft(folder)
 
     def open(self, kind: str, digest: str, verify: bool = True) -> StoredFolder:
         """The folder of that kind and digest.
@@ -118,7 +90,7 @@ class Store:
             raise StoreError(f"{folder.path}: not in the store; materialise the asset that makes it again") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise StoreError(f"{folder.path / MANIFEST}: damaged; {again}") from None
-        if fingerprint(manifest["files"]) != digest:
+        if _digest(manifest["files"], manifest.get("identity")) != digest:
             raise StoreError(f"{folder.path / MANIFEST}: was altered since it was stored; {again}")
         if verify:
             for name, expected in manifest["files"].items():
@@ -170,25 +142,38 @@ class Store:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Draft:
+    """A folder that is being filled."""
+
     path: Path
-    parent: Path
 
     def file(self, name: str) -> Path:
         return self.path / name
 
-    def finish(self, info: dict[str, Any]) -> StoredFolder:
-        """Hash, fsync and rename the draft. A folder with the same content that is there already is kept."""
+    def finish(self, info: Mapping[str, Any], identity: Sequence[str] = ()) -> StoredFolder:
+        """Hash, sync and rename the draft. A folder with the same digest that is there already is kept.
+
+        Args:
+            info: what is to be known about the folder.
+            identity: the keys of ``info`` that decide how the folder is used. They are part of its digest: the same
+                files about something else are another folder.
+        """
         files = sorted(p for p in self.path.rglob("*") if p.is_file())
         sums = {str(p.relative_to(self.path)): file_sha256(p) for p in files}
-        digest = fingerprint(sums)
-        write_text_atomically(self.file(MANIFEST), json.dumps({"files": sums, "info": info}, indent=1) + "\n")
-        for path in files:
-            _fsync(path)
-        for folder in {p.parent for p in files}:
-            _fsync(folder)
+        about = {key: info[key] for key in identity}
+        if (stored := self._stored_before_identity(sums, about)) is not None:
+            return stored
+        digest = _digest(sums, about)
+        rest = {key: value for key, value in info.items() if key not in about}
+        manifest = {"files": sums, **({"identity": about} if about else {}), "info": rest}
+        write_text_atomically(self.file(MANIFEST), json.dumps(manifest, indent=1) + "\n")
+        sync_folder(self.path)
         failpoint("store.mid_save")
-        final = self.parent / digest[:16]
+        return self._move(digest)
+
+    def _move(self, digest: str) -> StoredFolder:
+        kind = self.path.parent
+        final = kind / digest[:16]
         while True:
             try:
                 self.path.replace(final)
@@ -196,17 +181,28 @@ class _Draft:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             else:
-                _fsync(self.parent)
+                sync(kind)
                 return StoredFolder(final, digest)
             try:  # it was there, or another run has been quicker
-                return Store(self.parent.parent).open(self.parent.name, digest)
+                return Store(kind.parent).open(kind.name, digest)
             except StoreError:
                 shutil.rmtree(final)
 
+    def _stored_before_identity(self, sums: Mapping[str, str], about: Mapping[str, Any]) -> StoredFolder | None:
+        """The folder of these files from before there were identities, if it is about the same.
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        It keeps its digest, so that what was made from it is not made again.
+        """
+        if not about:
+            return None
+        kind = self.path.parent
+        try:
+            folder = Store(kind.parent).open(kind.name, _digest(sums, None))
+        except StoreError:
+            return None
+        agrees = all(key in folder.info and folder.info[key] == value for key, value in about.items())
+        return folder if agrees else None
+
+
+def _digest(sums: Mapping[str, str], identity: Mapping[str, Any] | None) -> str:
+    return fingerprint(sums, identity) if identity else fingerprint(sums)

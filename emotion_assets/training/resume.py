@@ -7,8 +7,6 @@ of another training. Does not belong here: what the state consists of (``trainer
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from emotion_assets.storage.atomic import replacing_file
 from emotion_assets.storage.failpoints import failpoint
 
 STATE_FILE = "state.safetensors"
@@ -54,18 +53,10 @@ class ResumeState:
         """
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".state-")
-        os.close(handle)
-        try:
-            cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(cpu, name, {"recipe": self.recipe, "facts": json.dumps(facts)})
-            with Path(name).open("rb") as file:
-                os.fsync(file.fileno())
+        cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        with replacing_file(self.folder / STATE_FILE) as draft:
+            save_file(cpu, draft, {"recipe": self.recipe, "facts": json.dumps(facts)})
             failpoint("training.mid_save")
-            Path(name).replace(self.folder / STATE_FILE)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
         self._written_at = time.monotonic()
         self._write_seconds = self._written_at - started
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from emotion_assets.defs.automation import schedules
 from emotion_assets.defs.build import build_defs
+from emotion_assets.profiles.reader import load_settings
+from emotion_assets.settings.errors import SettingsError
 
 TAG = "dagster/data_version"
 
@@ -88,3 +91,16 @@ def test_a_retrained_model_starts_its_own_predictions_alone(location: Location) 
     assert location.requested() == {"champion_model"}
     location.report("champion_model", version="1")  # the decision changed nothing
     assert location.requested() == set()
+
+
+@pytest.mark.parametrize("cron", ["every hour", "", "@reboot", "60 * * * *", "0 0 30 2 *", "0 0 * *", "H * * * *"])
+def test_a_cron_that_dagster_refuses_is_one_line_that_names_the_key(tmp_path: Path, cron: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        build_defs({"home": tmp_path, "feedback": {"cron": cron}})
+    assert str(error.value).startswith(f"feedback.cron: {cron!r} is not a cron schedule; give minute, hour, ")
+
+
+@pytest.mark.parametrize("cron", ["*/15 8-18 * * mon-fri", "@daily", "0 0 29 2 *"])
+def test_a_cron_that_dagster_takes_is_the_schedule(tmp_path: Path, cron: str) -> None:
+    (schedule,) = schedules(load_settings("embedded", environ={}, overrides={"feedback": {"cron": cron}}))
+    assert schedule.cron_schedule == cron

@@ -14,7 +14,8 @@ import pytest
 
 from emotion_assets.defs.launch import run_training
 from emotion_assets.jobs.process import TrainingJob, stored_input
-from emotion_assets.settings.schema import Training, TransformerModel
+from emotion_assets.models.kinds.transformer import TransformerModel
+from emotion_assets.settings.schema import Training
 from emotion_assets_tests.worlds.tiny import LABELS, stored_case
 
 

@@ -8,7 +8,7 @@ import pytest
 from emotion_assets.dataset.splits import read_split
 from emotion_assets.evaluation.predictions import predict, read_predictions
 from emotion_assets.evaluation.problems import prediction_problems
-from emotion_assets.models import scorer as scoring
+from emotion_assets.models import registry
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.keys import RAW_DATASET, model_key, predictions_key
 from emotion_assets_tests.worlds.evaluated import World, world
@@ -23,7 +23,7 @@ def test_predictions_are_the_scorers_probabilities_in_dataset_order(world: World
     part = read_predictions(store.current(predictions_key("tfidf_svm")), "test")
     test = read_split(dataset, "test")
     assert [part.labels[i] for i in part.actual] == test["label"].tolist()
-    expected = scoring.load_scorer(model, store).score(test["text"].tolist())
+    expected = registry.load_scorer(model, store).score(test["text"].tolist())
     assert part.probabilities == pytest.approx(expected)
     assert prediction_problems(store.current(predictions_key("tfidf_svm")), dataset) == []
 
@@ -32,7 +32,7 @@ def test_columns_follow_the_dataset_when_the_model_names_its_labels_in_another_o
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = world.store_model("tfidf_svm")
-    store, load = world.workspace.store, scoring.load_scorer
+    store, load = world.workspace.store, registry.load_scorer
     before = read_predictions(store.current(predictions_key("tfidf_svm")), "test").probabilities
 
     class Reversed:
@@ -43,7 +43,7 @@ def test_columns_follow_the_dataset_when_the_model_names_its_labels_in_another_o
         def score(self, texts: list[str]) -> np.ndarray:
             return self.inner.score(texts)[:, ::-1]
 
-    monkeypatch.setattr(scoring, "load_scorer", lambda *_: Reversed())
+    monkeypatch.setattr(registry, "load_scorer", lambda *_: Reversed())
     shorter = world.store_dataset({"validation": read_split(store.current(RAW_DATASET), "validation").head(50)})
     again = predict("tfidf_svm", model, shorter, store)
     assert read_predictions(again, "test").probabilities == pytest.approx(before)
@@ -52,7 +52,7 @@ def test_columns_follow_the_dataset_when_the_model_names_its_labels_in_another_o
 def test_the_same_model_never_scores_the_same_dataset_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     model = world.store_model("tfidf_svm")
     store = world.workspace.store
-    monkeypatch.setattr(scoring, "load_scorer", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(registry, "load_scorer", lambda *_: pytest.fail("scored again"))
     again = predict("tfidf_svm", model, store.current(RAW_DATASET), store)
     assert again.digest == store.current(predictions_key("tfidf_svm")).digest
 

@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from emotion_assets.jobs.process import TrainingJob, main, run_job, stored_input
-from emotion_assets.models.scorer import load_scorer
+from emotion_assets.models.kinds.transformer import TransformerModel
+from emotion_assets.models.registry import load_scorer
 from emotion_assets.models.transformer.checkpoints import check_checkpoint
 from emotion_assets.settings.errors import DataError, UserError, user_line
-from emotion_assets.settings.schema import Training, TransformerModel
+from emotion_assets.settings.schema import Training
 from emotion_assets.storage.store import Store, StoredFolder, StoreError
 from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.resume import STATE_FILE

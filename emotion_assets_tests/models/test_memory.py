@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from emotion_assets.models.bases import resolve_checkpoint
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer import memory
 from emotion_assets.models.transformer.memory import Sizes, check_memory, estimate_memory, rows_per_forward
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import BaseSettings, HubSource, Training, TransformerModel
+from emotion_assets.settings.schema import BaseSettings, HubSource, Training
 from emotion_assets_tests.worlds.tiny import CPU, base_folder, classifier_of, config_of, rows_of
 
 LLAMA3_8B = {

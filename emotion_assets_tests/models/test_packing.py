@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.attention import (
     EAGER,
     PADDED_BACKENDS,
@@ -22,7 +23,6 @@ from emotion_assets.models.transformer.attention import (
 )
 from emotion_assets.models.transformer.batches import common_prefix, make_batch
 from emotion_assets.models.transformer.checkpoints import load_backbone
-from emotion_assets.settings.schema import TransformerModel
 from emotion_assets_tests.worlds.tiny import (
     ANSWERS,
     CPU,

@@ -14,7 +14,8 @@ import pytest
 from emotion_assets.evaluation.metrics import scale
 from emotion_assets.evaluation.predictions import read_predictions
 from emotion_assets.ingest.ledger import ingest
-from emotion_assets.scoring.calibration import calibrate, threshold_for_accuracy
+from emotion_assets.scoring.calibration import calibrate
+from emotion_assets.scoring.decision import choose_threshold
 from emotion_assets.scoring.score import (
     ScoringReport,
     in_audit,
@@ -181,9 +182,9 @@ def test_another_temperature_of_the_same_model_reaches_its_scores(workspace: Wor
 
 def test_a_stated_accuracy_that_no_confidence_reaches_answers_nothing() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2]])
-    assert threshold_for_accuracy(np.array([1, 1, 1]), probabilities, 0.5) > 1
-    assert threshold_for_accuracy(np.array([0, 0, 1]), probabilities, 0.99) == 0.9
-    assert threshold_for_accuracy(np.array([1, 0, 0]), probabilities, 0.6) == 0.8
+    assert choose_threshold(np.array([1, 1, 1]), probabilities, 0.5) > 1
+    assert choose_threshold(np.array([0, 0, 1]), probabilities, 0.99) == 0.9
+    assert choose_threshold(np.array([1, 0, 0]), probabilities, 0.6) == 0.8
 
 
 def test_a_new_champion_scores_new_rows_and_history_only_when_asked(workspace: Workspace) -> None:

@@ -11,7 +11,7 @@ import pytest
 from emotion_assets.defs.dataset import dataset_assets
 from emotion_assets.defs.evaluation import evaluation_assets
 from emotion_assets.defs.models import model_assets
-from emotion_assets.models.scorer import load_scorer
+from emotion_assets.models.registry import load_scorer
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.conftest import REAL_CHECKPOINT, Terminal, needs_real_checkpoint

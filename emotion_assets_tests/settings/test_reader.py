@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -87,62 +86,6 @@ def test_a_model_on_an_unknown_base_is_told_the_known_ones(tmp_path: Path) -> No
 def test_what_would_have_no_effect_is_refused(tmp_path: Path, key: str, before: str, after: str) -> None:
     assert before in EMBEDDED
     assert key in problem_of(tmp_path, EMBEDDED.replace(before, after, 1))
-
-
-@pytest.mark.parametrize(
-    "cron",
-    [
-        "every hour",
-        "",
-        "@reboot",
-        "60 * * * *",
-        "0 24 * * *",
-        "0 0 0 * *",
-        "0 0 * 13 *",
-        "*/0 * * * *",
-        "0 0 30 2 *",
-        "0 0 * *",
-        "0 0 * * * 0",
-        "1,,2 * * * *",
-        "5- * * * *",
-        "0 0 * 0mon *",
-        "0 0 31 feb *",
-        "H * * * *",
-    ],
-)
-def test_a_schedule_that_dagster_cannot_read_is_refused_when_the_profile_is(tmp_path: Path, cron: str) -> None:
-    from dagster._utils.schedules import is_valid_cron_string
-
-    assert not is_valid_cron_string(cron)
-    message = problem_of(tmp_path, EMBEDDED + f"\nfeedback: {{cron: '{cron}'}}\n")
-    assert re.match(r": feedback\.cron: (not a cron schedule; give minute, hour, |names a day that its month)", message)
-
-
-@pytest.mark.parametrize(
-    "cron",
-    [
-        "0 * * * *",
-        "*/15 8-18 * * mon-fri",
-        "5/10 * * * *",
-        "0 22-2 * * *",
-        "0 0 29 2 *",
-        "00 007 1,15 JAN,jul-9 7",
-        "@hourly",
-        "@daily",
-        "@weekly",
-        "@monthly",
-        "@yearly",
-        "@annually",
-        "@midnight",
-        "0 0 31 4 mon",
-        "0  0\t* * *",
-    ],
-)
-def test_a_schedule_that_dagster_can_read_is_taken_as_it_is(cron: str) -> None:
-    from dagster._utils.schedules import is_valid_cron_string
-
-    assert is_valid_cron_string(cron)
-    assert load_settings("embedded", environ={}, overrides={"feedback": {"cron": cron}}).feedback.cron == cron
 
 
 def test_no_labels_at_all_are_refused(tmp_path: Path) -> None:

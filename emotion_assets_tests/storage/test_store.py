@@ -136,3 +136,45 @@ def test_work_done_before_is_recalled_unless_its_folder_was_damaged(tmp_path: Pa
     folder.file("a.txt").unlink()
     assert store.recall("recipe") is None
     assert store.recall("another recipe") is None
+
+
+def finish(store: Store, text: str, info: dict[str, object], identity: tuple[str, ...] = ()) -> StoredFolder:
+    with store.writing("datasets") as draft:
+        draft.file("rows.txt").write_text(text)
+        return draft.finish(info, identity)
+
+
+def test_the_same_files_about_something_else_are_another_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = finish(store, "rows", {"name": "a", "labels": ["joy", "fear"], "n": 1}, ("name", "labels"))
+    other_name = finish(store, "rows", {"name": "b", "labels": ["joy", "fear"], "n": 2}, ("name", "labels"))
+    other_order = finish(store, "rows", {"name": "a", "labels": ["fear", "joy"], "n": 3}, ("name", "labels"))
+    assert len({first.digest, other_name.digest, other_order.digest}) == 3
+    assert other_name.info == {"name": "b", "labels": ["joy", "fear"], "n": 2}
+    assert store.open("datasets", other_order.digest).info["labels"] == ["fear", "joy"]
+
+
+def test_what_is_no_part_of_the_identity_makes_no_other_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = finish(store, "rows", {"name": "a", "seconds": 1.0}, ("name",))
+    again = finish(store, "rows", {"name": "a", "seconds": 2.0}, ("name",))
+    assert again == first
+    assert again.info["seconds"] == 1.0
+
+
+def test_an_identity_that_was_altered_is_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = finish(store, "rows", {"name": "a"}, ("name",))
+    manifest = folder.file("manifest.json")
+    manifest.write_text(manifest.read_text().replace('"name": "a"', '"name": "b"'))
+    with pytest.raises(StoreError, match="was altered since it was stored"):
+        store.open("datasets", folder.digest)
+
+
+def test_a_folder_from_before_identities_keeps_its_digest_while_it_is_about_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    before = finish(store, "rows", {"name": "a", "labels": ["joy"]})
+    assert finish(store, "rows", {"name": "a", "labels": ["joy"]}, ("name", "labels")) == before
+    after = finish(store, "rows", {"name": "b", "labels": ["joy"]}, ("name", "labels"))
+    assert after.digest != before.digest
+    assert after.info["name"] == "b"

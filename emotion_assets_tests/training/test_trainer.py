@@ -243,7 +243,7 @@ def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("emotion_assets.training.resume.os.fsync", full)
+    monkeypatch.setattr("emotion_assets.storage.atomic.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         resume_state.write({"x": torch.zeros(2)}, {"n": 2})
     state = resume_state.read()

@@ -16,9 +16,8 @@ from emotion_assets.dataset.splits import Dataset, describe_dataset, load_datase
 from emotion_assets.evaluation.champion import ChampionRequest, Choice, choose_champion
 from emotion_assets.evaluation.evaluate import Outcome, evaluate_all
 from emotion_assets.evaluation.predictions import predict
-from emotion_assets.models.tfidf_svm import save_svm, train_svm
+from emotion_assets.models.kinds.tfidf_svm import TfidfSvm, fit_classifier, save_classifier
 from emotion_assets.profiles.reader import load_settings
-from emotion_assets.settings.schema import TfidfSvm
 from emotion_assets.storage.keys import RAW_DATASET, model_key, predictions_key
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.storage.workspace import Workspace
@@ -57,11 +56,12 @@ class World:
         frame = load_dataset(settings.dataset, settings.labels, settings.seed).splits["train"].head(rows)
         labels = frame["label"].map(settings.labels.index).to_numpy()
         texts = frame["text"].tolist()
-        model = train_svm(TfidfSvm(method="tfidf_svm"), texts, labels, texts, labels, len(settings.labels), 17)
+        model = fit_classifier(TfidfSvm(method="tfidf_svm"), texts, labels, len(settings.labels), 17)
+        model.fit_temperature(texts, labels)
         if blind_to is not None:
             model.bias = np.where(np.array(settings.labels) == blind_to, -99, model.bias).astype(np.float32)
         with store.writing("models") as draft:
-            save_svm(model, TfidfSvm(method="tfidf_svm"), settings.labels, draft.path)
+            save_classifier(model, TfidfSvm(method="tfidf_svm"), settings.labels, draft.path)
             info = {"base": "none", "trainable_parameters": parameters, "total_parameters": parameters}
             folder = draft.finish(info | {"train_seconds": 1.0, "peak_memory_mb": 100.0})
         store.point(model_key(name), "models", folder)

@@ -45,7 +45,7 @@ FAILPOINTS = (
 SETTINGS = {"batch_size": 64}
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["emotion_assets.models.scorer", "emotion_assets.evaluation.predictions", __name__])
+_processes.set_forkserver_preload(["emotion_assets.models.registry", "emotion_assets.evaluation.predictions", __name__])
 
 
 @dataclass(frozen=True)

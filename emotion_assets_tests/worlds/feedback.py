@@ -19,7 +19,7 @@ from emotion_assets.profiles.reader import load_settings
 from emotion_assets.reports.feedback_page import write_feedback_page
 from emotion_assets.reports.pending import showing_reviews
 from emotion_assets.scoring.score import score_feedback
-from emotion_assets.settings.schema import SAMPLE_DIR, Settings
+from emotion_assets.settings.schema import SAMPLE_DIR, ModelSettings, Settings
 from emotion_assets.storage.exports import export_tables
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.storage.warehouse.database import fetch, tables
@@ -58,31 +58,32 @@ def settings(home: Path, **feedback: Any) -> Settings:
 
 def train_champion(workspace: Workspace, c: float = 1.0) -> None:
     """Train a tfidf_svm, store its predictions, and make it the champion."""
-    from emotion_assets.models.train import train_tfidf_svm
-    from emotion_assets.settings.schema import TfidfSvm
+    from emotion_assets.models.kinds.tfidf_svm import TfidfSvm
 
-    store, labels = workspace.store, workspace.settings.labels
-    dataset = store.current(["raw_emotion_dataset"])
-    with store.writing("models") as draft:
-        info = train_tfidf_svm(TfidfSvm(method="tfidf_svm", c=c), dataset, labels, 17, draft.path)
-        model = draft.finish(info)
-    _promote(workspace, "tfidf_svm", model)
+    _train(workspace, "tfidf_svm", TfidfSvm(method="tfidf_svm", c=c))
 
 
 def train_bigru_champion(workspace: Workspace, max_length: int) -> None:
     """The same with the smallest bigru: a champion that reads only the first ``max_length`` words of a text."""
-    from emotion_assets.models.train import train_bigru
-    from emotion_assets.settings.schema import BiGru, Training
+    from emotion_assets.models.kinds.bigru import BiGru
+    from emotion_assets.settings.schema import Training
 
-    store = workspace.store
     training = Training(epochs=3, batch_size=32, learning_rate=1e-2)
     small = BiGru(method="bigru", hidden_size=16, embedding_size=16, max_length=max_length, training=training)
-    dataset = store.current(["raw_emotion_dataset"])
+    _train(workspace, "bigru", small)
+
+
+def _train(workspace: Workspace, name: str, model: ModelSettings) -> None:
+    """Train a model on the stored dataset, store its predictions, and make it the champion."""
+    from emotion_assets.models.kind import TrainingRun
+    from emotion_assets.models.registry import kind_of
+
+    store = workspace.store
+    inputs = {"dataset": store.current(["raw_emotion_dataset"])}
     with store.writing("models") as draft:
-        labels = workspace.settings.labels
-        info = train_bigru(small, dataset, labels, 17, draft.path, "training", lambda event: None)
-        model = draft.finish(info)
-    _promote(workspace, "bigru", model)
+        run = TrainingRun(name, workspace.settings.labels, 17, inputs, draft.path, report=lambda progress: None)
+        folder = draft.finish(kind_of(model).train(model, run))
+    _promote(workspace, name, folder)
 
 
 def predict_on_part(workspace: Workspace, rows: int) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.attention import Backend, choose_backend
 from emotion_assets.models.transformer.checkpoints import new_classifier
 from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
 from emotion_assets.models.transformer.tokens import make_tokenizer, write_tokens
-from emotion_assets.settings.schema import TokenizerSettings, TrainedTokenizer, TransformerModel
+from emotion_assets.settings.schema import TokenizerSettings, TrainedTokenizer
 from emotion_assets.storage.store import Store, StoredFolder
 from emotion_assets.training.runtime import Runtime, choose_runtime, set_seed
 

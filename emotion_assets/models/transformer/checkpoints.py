@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.attention import (
     ATTENTION_NAME,
     Backend,
@@ -29,7 +30,6 @@ from emotion_assets.models.transformer.classifier import (
 )
 from emotion_assets.models.transformer.lora import add_adapters, cast_saved_modules_to_fp32, speed_up_adapters
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import TransformerModel
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training.runtime import Runtime
 

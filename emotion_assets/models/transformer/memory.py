@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.classifier import CAUSAL_MODEL_TYPES
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import TransformerModel
 from emotion_assets.training.runtime import Runtime
 
 TYPICAL_TOKENS = 64  # of a row with its prompt, where the rows are not known yet

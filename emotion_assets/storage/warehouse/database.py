@@ -25,9 +25,9 @@ import duckdb
 import pyarrow as pa
 
 from emotion_assets.settings.errors import UserError
+from emotion_assets.storage.atomic import write_text_atomically
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.locks import file_lock
-from emotion_assets.storage.store import write_text_atomically
 from emotion_assets.storage.warehouse.declaration import Row, arrow_table
 from emotion_assets.storage.warehouse.migrate import VERSION_TABLE, NewerDatabaseError, Schema
 

@@ -6,37 +6,47 @@ write belong inside ``Warehouse.writing``, so that what they write is one transa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
+BATCH_ROWS = 65_536
 
-def record_model(db: duckdb.DuckDBPyConnection, model: ScoringModel) -> int:
+
+Decide = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+"""Probabilities ``[n, labels]``, truncated ``[n]`` and a threshold -> statuses ``[n]``."""
+
+
+def record_model(db: duckdb.DuckDBPyConnection, model: ScoringModel, decide: Decide) -> int:
     """Make a model version the one that scores feedback: its row gets the highest ``place``, whatever ``model`` says.
 
-    Returns how many of its scores got another status, because its threshold or temperature is another than it was.
+    Where threshold, temperature or rule are others than they were, its scores are decided again; returns how many of
+    them got another status.
     """
     version = model.model_version
-    query = "SELECT temperature, threshold FROM scoring_models WHERE model_version = ?"
+    query = "SELECT temperature, threshold, decision_rule FROM scoring_models WHERE model_version = ?"
     before = db.execute(query, [version]).fetchall()
     db.execute("DELETE FROM scoring_models WHERE model_version = ?", [version])
     highest = count(db, "SELECT coalesce(max(place), 0) FROM scoring_models")
     insert_rows(db, [replace(model, place=highest + 1)])
-    if not before or before[0] == (model.temperature, model.threshold):
+    if not before or before[0] == (model.temperature, model.threshold, model.decision_rule):
         return 0
     if before[0][0] != model.temperature:
         _rescale(db, version, before[0][0] / model.temperature)
-    return _rejudge(db, version, model.threshold)
+    return _decide_again(db, model, decide)
 
 
 def _rescale(db: duckdb.DuckDBPyConnection, version: str, power: float) -> None:
-    """Read a version's stored probabilities with another temperature: as ``ml.metrics.scale``, so the order stays."""
+    """Read a version's stored probabilities with another temperature, as ``evaluation.metrics.scale`` does."""
     db.execute(
         """
         UPDATE scored_feedback SET
@@ -52,37 +62,42 @@ def _rescale(db: duckdb.DuckDBPyConnection, version: str, power: float) -> None:
     )
 
 
-def _rejudge(db: duckdb.DuckDBPyConnection, version: str, threshold: float) -> int:
-    """Status of a version's scores by another threshold; how many changed. The rows that now abstain join the queue.
+def _decide_again(db: duckdb.DuckDBPyConnection, model: ScoringModel, decide: Decide) -> int:
+    """Give a version's scores the status that is decided now; returns how many changed.
 
-    A queued row that is answered now stays there: its line may be out with a person, whose label must find it.
+    Rows that now abstain join the review queue. A queued row that is answered now stays there: its line may be out with
+    a person, whose label must find it. Memory is taken by the rows that change, not by those that are looked at.
     """
-    judged = """
-        SELECT feedback_id, CASE WHEN confidence < $threshold THEN 'abstain' WHEN truncated THEN 'truncated'
-            ELSE 'ok' END AS judgement
-        FROM scored_feedback WHERE model_version = $version AND status <> judgement
-    """
-    db.execute(f"CREATE OR REPLACE TEMP TABLE rejudged AS {judged}", {"version": version, "threshold": threshold})
+    query = "SELECT feedback_id, probabilities, truncated, status FROM scored_feedback WHERE model_version = $version"
+    parameters = {"version": model.model_version}
+    changes = [pa.table({"feedback_id": pa.array([], pa.string()), "decided": pa.array([], pa.string())})]
+    for batch in db.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS):
+        probabilities = batch["probabilities"].flatten().to_numpy().reshape(batch.num_rows, -1)
+        truncated = batch["truncated"].to_numpy(zero_copy_only=False)
+        decided = pa.array(decide(probabilities, truncated, model.threshold).astype(object), pa.string())
+        rows = pa.table({"feedback_id": batch["feedback_id"], "decided": decided})
+        changes.append(rows.filter(pc.not_equal(decided, batch["status"])))
+    changed = pa.concat_tables(changes)
+    db.register("_changed", changed)
     db.execute(
         """
-        UPDATE scored_feedback SET status = judgement FROM rejudged
-        WHERE scored_feedback.feedback_id = rejudged.feedback_id AND model_version = $version
+        UPDATE scored_feedback SET status = decided FROM _changed
+        WHERE scored_feedback.feedback_id = _changed.feedback_id AND model_version = $version
         """,
-        {"version": version},
+        parameters,
     )
     db.execute(
         """
         INSERT INTO review_queue BY NAME
         SELECT feedback_id, f.text, s.emotion, s.confidence, 'abstain' AS reason, false AS audit
-        FROM scored_feedback s JOIN rejudged USING (feedback_id) JOIN feedback f USING (feedback_id)
+        FROM scored_feedback s JOIN _changed USING (feedback_id) JOIN feedback f USING (feedback_id)
         ANTI JOIN review_queue USING (feedback_id)
         WHERE s.model_version = $version AND s.status = 'abstain' ORDER BY feedback_id
         """,
-        {"version": version},
+        parameters,
     )
-    changed = count(db, "SELECT count(*) FROM rejudged")
-    db.execute("DROP TABLE rejudged")
-    return changed
+    db.unregister("_changed")
+    return int(changed.num_rows)
 
 
 def current_model(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:

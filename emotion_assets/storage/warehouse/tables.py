@@ -237,6 +237,7 @@ class ScoringModel(Row):
     coverage: Annotated[float, "share of validation rows that are answered"]
     validation_rows: Annotated[int, "rows that it was chosen on"]
     recorded_at: Annotated[datetime, "when it was recorded"]
+    decision_rule: Annotated[str | None, "version of the rule that gave its scores their status"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

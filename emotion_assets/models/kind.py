@@ -1,0 +1,97 @@
+"""What a kind of model is to the rest of the project: its settings, its inputs, how it is trained and how it answers.
+
+A kind is one file in ``kinds/``, found there by ``registry``; nothing else names it. Its settings and its description
+are read whenever Dagster loads the project: a kind's file imports torch and other heavy libraries in functions alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from emotion_assets.settings.schema import ModelSettings, Settings
+from emotion_assets.storage.keys import RAW_DATASET
+from emotion_assets.storage.store import Store, StoredFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from emotion_assets.training.progress import Report
+    from emotion_assets.training.resume import ResumeState
+
+S = TypeVar("S", bound=ModelSettings)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training: what it reads, where its results go, who hears of its progress.
+
+    Attributes:
+        name: name of the model in the profile; progress lines and errors call it so.
+        inputs: stored folders by role, as ``Kind.inputs`` names them.
+        target: the folder to fill.
+        report: called with the progress every few seconds.
+        resume_state: where an unfinished training keeps its state, and finds it again.
+    """
+
+    name: str
+    labels: Sequence[str]
+    seed: int
+    inputs: Mapping[str, StoredFolder]
+    target: Path
+    report: Report = print
+    resume_state: ResumeState | None = None
+
+
+class Scorer(ABC):
+    """A loaded model. ``labels`` is the order of the probability columns."""
+
+    labels: list[str]
+
+    @abstractmethod
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        """Class probabilities ``[texts, labels]``, float32, each row summing to one."""
+
+    @abstractmethod
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts are longer than the model reads; they are scored on their beginning."""
+
+
+class Kind(ABC, Generic[S]):
+    """A kind of model."""
+
+    name: ClassVar[str]
+    """Its name in the recipe of a training and in a stored model's ``model.json``."""
+
+    settings: type[S]
+    """What a profile says of such a model. The values of its ``method`` are this kind's alone."""
+
+    ui_kinds: ClassVar[tuple[str, ...]]
+    """The badges of the asset in the UI."""
+
+    def inputs(self, model: S, settings: Settings) -> dict[str, list[str]]:
+        """The asset keys that a training reads, by role."""
+        return {"dataset": RAW_DATASET}
+
+    @abstractmethod
+    def describe(self, model: S) -> str:
+        """A sentence for the UI."""
+
+    @abstractmethod
+    def train(self, model: S, run: TrainingRun) -> dict[str, Any]:
+        """Train the model and save it into ``run.target``, with a ``model.json`` that holds ``kind`` and ``labels``.
+
+        Returns what was measured: ``trainable_parameters``, ``total_parameters``, ``train_seconds``,
+        ``peak_memory_mb``, ``base``, ``runtime``, ``validation_accuracy`` and, where there is one, the loss ``curve``.
+        """
+
+    @abstractmethod
+    def load(self, model: StoredFolder, store: Store) -> Scorer:
+        """The scorer of a stored model.
+
+        Raises:
+            StoreError: something that it needs is not in the store any more, or was altered.
+        """

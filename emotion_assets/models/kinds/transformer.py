@@ -1,0 +1,103 @@
+"""A fine-tuned transformer. What trains and answers stands in ``models.transformer``, which needs torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from emotion_assets.models.kind import Kind, Scorer, TrainingRun
+from emotion_assets.settings.schema import Lora, ModelSettings, PretrainedHere, Settings, Training, require_name
+from emotion_assets.storage.keys import base_key, tokens_key
+from emotion_assets.storage.store import Store, StoredFolder
+
+
+class TransformerModel(ModelSettings):
+    """A fine-tuned transformer: LoRA adapters or all weights, read by a classification head or by the label words."""
+
+    method: Literal["lora", "full"]
+    base: str
+    objective: Literal["head", "instruction"] = "head"
+    pooling: Literal["first", "last", "mean", "max"] = "last"
+    embedding_dropout: Annotated[float, Field(ge=0, lt=1, description="of token vectors, while training")] = 0.0
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    consistency: Annotated[float, Field(ge=0, description="weight of R-Drop: two passes of a row shall agree")] = 0.0
+    lora: Lora = Lora()
+    training: Training = Training()
+    attention: Literal["auto", "flash_attention_2", "hub_kernel", "varlen", "sdpa", "eager"] = "auto"
+    quantization: Annotated[Literal["none", "nf4"], Field(description="four-bit base weights (QLoRA)")] = "none"
+    compile: Annotated[bool, Field(description="compile norms and feed-forward parts: slow start, faster steps")] = (
+        False
+    )
+
+    @property
+    def base_name(self) -> str:
+        return self.base
+
+    @property
+    def reads_prompts(self) -> bool:
+        return self.objective == "instruction"
+
+    @property
+    def passes(self) -> int:
+        """How often a row goes through the model in one step."""
+        return 2 if self.consistency else 1
+
+    @model_validator(mode="after")
+    def _nothing_is_without_effect(self) -> TransformerModel:
+        if self.objective == "instruction" and self.method == "full":
+            raise ValueError("objective instruction is trained with method lora")
+        if self.objective == "instruction":
+            for key, given in (
+                ("pooling", self.pooling != "last"),
+                ("head_dropout", self.head_dropout),
+                ("consistency", self.consistency),
+            ):
+                if given:
+                    raise ValueError(f"{key} is of a head, which objective instruction does not have; take it out")
+            if self.training.label_smoothing:
+                raise ValueError("training.label_smoothing is for objective head; take it out")
+        drops = self.embedding_dropout or self.head_dropout or self.lora.dropout or self.method == "full"
+        if self.consistency and not drops:
+            raise ValueError("consistency compares two passes that differ by dropout; give an embedding_dropout too")
+        if self.method == "full" and self.lora != Lora():
+            raise ValueError("lora is for method lora; take it out, or set method: lora")
+        if self.quantization != "none" and self.method == "full":
+            raise ValueError("quantization is for a frozen base: use method lora")
+        return self
+
+    def check_against(self, key: str, settings: Settings) -> None:
+        """The base is there, and one that the objective can be trained on."""
+        require_name(f"{key}.base", self.base, settings.bases, "bases")
+        source = settings.bases[self.base].source
+        made_here = source.build.model_type if isinstance(source, PretrainedHere) else "llama"
+        if self.objective == "instruction" and made_here != "llama":
+            raise ValueError(
+                f"{key}.objective: instruction needs a causal base; {self.base} is {made_here}, use objective: head"
+            )
+
+
+class TransformerKind(Kind[TransformerModel]):
+    """A base checkpoint, fine-tuned through LoRA adapters or whole."""
+
+    name = "transformer"
+    settings = TransformerModel
+    ui_kinds = ("pytorch", "huggingface")
+
+    def inputs(self, model: TransformerModel, settings: Settings) -> dict[str, list[str]]:
+        return {"base": base_key(model.base), "tokens": tokens_key(settings.bases[model.base].tokenizer)}
+
+    def describe(self, model: TransformerModel) -> str:
+        how = f"LoRA adapters (rank {model.lora.rank})" if model.method == "lora" else "all weights"
+        read = "the label words" if model.objective == "instruction" else f"a {model.pooling}-pooled head"
+        return f"{model.base} fine-tuned through {how}, read by {read}."
+
+    def train(self, model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
+        from emotion_assets.models.transformer.fine_tuning import fine_tune
+
+        return fine_tune(model, run)
+
+    def load(self, model: StoredFolder, store: Store) -> Scorer:
+        from emotion_assets.models.transformer.scorer import TransformerScorer
+
+        return TransformerScorer(model, store)

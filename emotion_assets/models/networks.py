@@ -1,0 +1,82 @@
+"""What every network has in common, whatever its kind: batched inference, accuracy, and what is told of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from emotion_assets.models.transformer.batches import batch_by_length
+from emotion_assets.training import distributed
+from emotion_assets.training.progress import TrainingHistory
+from emotion_assets.training.runtime import Runtime, peak_memory_mb
+from emotion_assets.training.trainer import TrainingError
+
+BATCH = 64
+
+
+class Network(Protocol):
+    """A network that gives the log-probability of each label, ``[rows, labels]``, from rows of ids."""
+
+    def log_probabilities(self, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor: ...
+
+
+def accuracy_of(model: Network, rows: Sequence[Sequence[int]], targets: np.ndarray, runtime: Runtime) -> float:
+    """Share of rows whose most probable label is the right one."""
+    right = torch.zeros((), dtype=torch.int64, device=runtime.device)
+    for chosen in distributed.shard(batch_by_length([len(row) for row in rows], BATCH)):
+        with runtime.autocast():
+            scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
+        right += (scores.argmax(1).cpu().numpy() == targets[chosen]).sum()
+    distributed.all_reduce([right])
+    return int(right) / len(rows)
+
+
+def require_finite(module: nn.Module, name: str) -> None:
+    """Refuse trained weights that are not finite.
+
+    Raises:
+        TrainingError: names the first of them.
+    """
+    for part, parameter in module.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise TrainingError(f"{name}: {part} holds values that are not finite; lower learning_rate")
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """Parameters that are trained, and all. A weight in four bits holds two parameters to a byte: PEFT counts them."""
+    backbone: Any = getattr(module, "backbone", None)
+    if hasattr(backbone, "get_nb_trainable_parameters"):
+        trainable, total = backbone.get_nb_trainable_parameters()
+        head = sum(p.numel() for name, p in module.named_parameters() if not name.startswith("backbone."))
+        return trainable + head, total + head
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+
+
+def describe_training(module: nn.Module, history: TrainingHistory, runtime: Runtime) -> dict[str, Any]:
+    """What ``Kind.train`` returns of every network."""
+    trainable, total = count_parameters(module)
+    return {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "train_seconds": history.seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "runtime": f"{runtime.device.type}, {str(runtime.dtype).removeprefix('torch.')} ({runtime.why})",
+        "validation_accuracy": max(history.scores, default=0.0),
+        "curve": history.as_dict(),
+    }
+
+
+def score_in_batches(model: Network, rows: Sequence[Sequence[int]], runtime: Runtime, labels: int) -> np.ndarray:
+    """Probabilities ``[rows, labels]``, float32, in the order of ``rows``; rows of similar length go together."""
+    probabilities = np.zeros((len(rows), labels), dtype=np.float32)
+    with torch.no_grad():
+        for chosen in batch_by_length([len(row) for row in rows], BATCH):
+            with runtime.autocast():
+                scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
+            probabilities[chosen] = scores.float().exp().cpu().numpy()
+    return probabilities

@@ -1,0 +1,45 @@
+"""Score texts with a fine-tuned transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from emotion_assets.models.kind import Scorer
+from emotion_assets.models.networks import score_in_batches
+from emotion_assets.models.transformer.checkpoints import load_classifier
+from emotion_assets.models.transformer.tokens import (
+    TOKENIZER_FOLDER,
+    are_truncated,
+    encode,
+    encode_prompts,
+    load_tokenizer,
+)
+from emotion_assets.storage.store import Store, StoredFolder
+from emotion_assets.training.runtime import choose_runtime
+
+
+class TransformerScorer(Scorer):
+    """Scores texts, or prompts made of them, by their tokens."""
+
+    def __init__(self, model: StoredFolder, store: Store) -> None:
+        config = model.read_json("model.json")
+        self._runtime = choose_runtime(config.get("precision", "auto"))
+        base = store.open("base_models", config["base_digest"]) if config["method"] == "lora" else None
+        self._model = load_classifier(model, base, self._runtime)
+        self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
+        self.labels = self._model.config.labels
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        config = self._model.config
+        if config.objective == "instruction":
+            rows = encode_prompts(self._tokenizer, config.instruction, texts, config.max_length)
+        else:
+            rows = encode(self._tokenizer, texts, config.max_length)
+        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
+
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        config = self._model.config
+        instruction = config.instruction if config.objective == "instruction" else None
+        return are_truncated(self._tokenizer, texts, config.max_length, instruction)
