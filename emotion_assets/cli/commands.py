@@ -64,7 +64,7 @@ def _feedback_file(what: str) -> Path | None:
     Raises:
         UserError: it is blank, a folder, or looks like the name of a file that is not there.
     """
-    from emotion_assets.ingest.inbox import EXTENSIONS
+    from emotion_assets.forms.registry import inbox_suffixes
 
     if not what.strip():
         raise UserError("nothing to score; give a line of text, or the path of a feedback file")
@@ -74,7 +74,7 @@ def _feedback_file(what: str) -> Path | None:
             raise UserError(f"{what}: is a folder; give one file of it")
         return path
     except OSError as error:  # a text is no name, or too long for one
-        if path.suffix.lower() in EXTENSIONS and not any(map(str.isspace, what)):
+        if path.suffix.lower() in inbox_suffixes() and not any(map(str.isspace, what)):
             raise UserError(f"{what}: cannot be opened ({error.strerror}); give the path of a feedback file") from None
     return None
 

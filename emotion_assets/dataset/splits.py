@@ -6,9 +6,7 @@ belong here: statistics (``balance``) and tokens (``tokens``).
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emotion_assets.forms.form import Columns, Record
+from emotion_assets.forms.problems import Quarantine, Reason, Rejected
+from emotion_assets.forms.registry import all_forms, form_of_suffix
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import SAMPLE_DIR, DatasetSettings
+from emotion_assets.settings.schema import SAMPLE_DIR, DatasetSettings, ReadingSettings
 from emotion_assets.storage.store import StoredFolder
 
 SPLITS = ("train", "validation", "test")
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+LABELLED_COLUMNS = Columns(required=(("text", "label"), ("input", "output")), others=False)
+FIXES = {
+    Reason.BAD_ENCODING: "save the file as UTF-8",
+    Reason.INVALID_JSON: "put one object on each line",
+    Reason.NOT_AN_OBJECT: "write {'text': ..., 'label': ...}",
+    Reason.WRONG_COLUMN_COUNT: "write one text and one label in each row, and quote texts that hold the separator",
+    Reason.BAD_QUOTE: "fix the quotes",
+    Reason.UNCLOSED_QUOTE: "fix the quotes",
+}
+READING = ReadingSettings(max_field_bytes=1 << 24, max_row_bytes=1 << 25)
 DATASET_IDENTITY = ("name", "labels")
 """What of ``describe_dataset`` decides how the rows are used: the same rows under another name are another dataset."""
 
@@ -63,8 +73,8 @@ def load_dataset(settings: DatasetSettings, labels: tuple[str, ...], seed: int) 
 
 def add_training_rows(dataset: Dataset, rows: Sequence[tuple[str, str]]) -> Dataset:
     """The dataset with (text, label) pairs added to train; a text that any split has already is left out."""
-    known = {text for frame in dataset.splits.values() for text in frame["text"]}
-    new = [(text.strip(), label) for text, label in rows if text.strip() not in known]
+    present = {text for frame in dataset.splits.values() for text in frame["text"]}
+    new = [(text.strip(), label) for text, label in rows if text.strip() not in present]
     train = pd.concat([dataset.splits["train"], pd.DataFrame(new, columns=["text", "label"])], ignore_index=True)
     note = f"{len(new)} reviewed rows added to train ({len(rows) - len(new)} were there already)"
     return Dataset({**dataset.splits, "train": train}, dataset.name, (*dataset.notes, note))
@@ -139,15 +149,16 @@ def describe_dataset(dataset: Dataset, labels: tuple[str, ...]) -> dict[str, Any
 
 def _from_folder(folder: Path, name: str, settings: DatasetSettings, labels: tuple[str, ...], seed: int) -> Dataset:
     frames: dict[str, pd.DataFrame] = {}
+    suffixes = [suffix for form in all_forms() for suffix in form.suffixes]
     for split in SPLITS:
-        files = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+        files = [folder / f"{split}{suffix}" for suffix in suffixes if (folder / f"{split}{suffix}").is_file()]
         if len(files) > 1:
             names = " and ".join(file.name for file in files)
             raise DataError(f"{folder}: holds {names}; keep one file for each split")
         if files:
             frames[split] = _read_file(files[0], labels)
         elif split != "validation":
-            forms = ", ".join(split + suffix for suffix in SUFFIXES)
+            forms = ", ".join(split + suffix for suffix in suffixes)
             raise DataError(f"{folder}: the {split} split is missing; add one of {forms}")
     notes: tuple[str, ...] = ()
     if "validation" not in frames:
@@ -196,14 +207,17 @@ def _from_hub(settings: DatasetSettings, labels: tuple[str, ...], seed: int) -> 
 
 
 def _read_file(path: Path, labels: tuple[str, ...]) -> pd.DataFrame:
-    readers = {
-        ".jsonl": _jsonl_rows,
-        ".json": _json_rows,
-        ".csv": _csv_rows,
-        ".parquet": _parquet_rows,
-        ".txt": _txt_rows,
-    }
-    return _checked(readers[path.suffix](path), str(path), labels)
+    form = form_of_suffix(path.suffix)
+    assert form is not None
+    try:
+        with path.open("rb") as stream:
+            return _checked(_labelled_rows(form.records(stream, READING, LABELLED_COLUMNS), path), str(path), labels)
+    except Quarantine as quarantine:
+        if quarantine.reason_code is Reason.EMPTY_FILE:
+            raise DataError(f"{path}: holds no rows; give it at least one row for each label") from None
+        raise DataError(f"{path}: {quarantine.detail}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give this user access to it") from None
 
 
 Row = tuple[int, Any, Any]
@@ -212,12 +226,12 @@ Row = tuple[int, Any, Any]
 def _checked(rows: Iterable[Row], where: str, labels: tuple[str, ...]) -> pd.DataFrame:
     texts: list[str] = []
     names: list[str] = []
-    known = set(labels)
+    allowed = set(labels)
     for number, text, label in rows:
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{where}, row {number}: the text is empty or not text; fill it in or remove the row")
         name = label.strip() if isinstance(label, str) else label
-        if name not in known:
+        if name not in allowed:
             raise DataError(
                 f"{where}, row {number}: unknown label {label!r}; use one of {', '.join(labels)}, or name it in the "
                 "profile's labels"
@@ -229,91 +243,23 @@ def _checked(rows: Iterable[Row], where: str, labels: tuple[str, ...]) -> pd.Dat
     return pd.DataFrame({"text": texts, "label": names})
 
 
-def _text_of(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, row {row}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
+def _labelled_rows(records: Iterator[Record | Rejected], path: Path) -> Iterator[Row]:
+    """Number, text and label of each record, in ``text``/``label`` or in instruction form (``input``/``output``).
 
-
-def _fields(record: Any, path: Path, number: int) -> Row:
-    """Text and label of a record, whether ``text``/``label`` or instruction form (``input``/``output``)."""
-    if not isinstance(record, dict):
-        raise DataError(f"{path}, row {number}: not an object; write {{'text': ..., 'label': ...}}")
-    for text, label in (("text", "label"), ("input", "output")):
-        if text in record and label in record:
-            return number, record[text], record[label]
-    missing = "label" if "text" in record else "output" if "input" in record else "text"
-    raise DataError(
-        f"{path}, row {number}: no column {missing!r} (found {', '.join(map(str, record)) or 'none'}); "
-        "name the columns text and label, or instruction, input and output"
-    )
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_text_of(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, row {number}: not JSON ({error.msg}); put one object on each line") from None
-        yield _fields(record, path, number)
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    text = _text_of(path)
-    try:
-        records = json.loads(text) if text.strip() else []
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); give a list of objects") from None
-    if not isinstance(records, list):
-        raise DataError(f"{path}: holds no list; give a list of objects")
-    for number, record in enumerate(records, 1):
-        yield _fields(record, path, number)
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.reader(_text_of(path).splitlines(keepends=True), strict=True)
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        names = [name.strip() for name in header]
-        if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise DataError(f"{path}: the column {repeated!r} is there twice; keep one")
-        _fields(dict.fromkeys(names, ""), path, 1)
-        for fields in reader:
-            if not fields:
-                continue
-            if len(fields) != len(names):
-                raise DataError(
-                    f"{path}, row {reader.line_num}: {len(fields)} fields where the header has {len(names)}; quote "
-                    "texts that hold a comma"
-                )
-            yield _fields(dict(zip(names, fields, strict=True)), path, reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{path}, row {reader.line_num}: not CSV ({error}); fix the quotes") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a Parquet file ({reason}); write it again") from None
-    _fields(dict.fromkeys(table.column_names, ""), path, 1)
-    for number, record in enumerate(table.to_pylist(), 1):
-        yield _fields(record, path, number)
-
-
-def _txt_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_text_of(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        text, separator, label = line.rstrip("\r").rpartition(";")
-        if not separator:
-            raise DataError(f"{path}, row {number}: no ';' between text and label; write text;label")
-        yield number, text, label
+    Raises:
+        DataError: a row cannot be read, or lacks one of its columns.
+    """
+    for record in records:
+        if isinstance(record, Rejected):
+            reason = record.reason_code
+            fix = FIXES.get(reason, "mend the row or remove it")
+            raise DataError(f"{path}, row {record.row_number}: {reason.explain} ({record.detail}); {fix}")
+        names = tuple(record.values)
+        columns = LABELLED_COLUMNS.present_in(names)
+        if columns is None:
+            raise DataError(
+                f"{path}, row {record.number}: no column {LABELLED_COLUMNS.missing_from(names)!r} (found "
+                f"{', '.join(names) or 'none'}); name the columns text and label, or instruction, input and output"
+            )
+        text, label = columns
+        yield record.number, record.values[text], record.values[label]

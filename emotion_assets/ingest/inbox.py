@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from emotion_assets.ingest.rows import Reason
+from emotion_assets.forms.problems import Reason
+from emotion_assets.forms.registry import inbox_suffixes
 from emotion_assets.settings.errors import UserError
 
-EXTENSIONS = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
 ARCHIVES = frozenset(
     {".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".7z", ".rar", ".tar", ".jar", ".xlsx", ".ods"}
 )
@@ -166,7 +166,7 @@ def _problem(name: str, status: os.stat_result, settle_seconds: float, now: floa
         return Reason.TEMPORARY
     if last in ARCHIVES:
         return Reason.ARCHIVE
-    if last not in EXTENSIONS:
+    if last not in inbox_suffixes():
         return Reason.UNKNOWN_EXTENSION
     # The inode's time moves with every write and cannot be set by a program; the content's time, which copying
     # programs set to what it was at the source, counts too unless it lies in the future.

@@ -21,9 +21,10 @@ from typing import IO
 
 import pyarrow as pa
 
+from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, check_unchanged, list_inbox, sha256_of
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.ingest.rows import Accepted, Quarantine, Rejected
+from emotion_assets.ingest.rows import Accepted
 from emotion_assets.settings.schema import FeedbackSettings
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.store import fingerprint

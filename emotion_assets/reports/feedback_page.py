@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from emotion_assets.ingest.rows import Reason
+from emotion_assets.forms.problems import Reason
 from emotion_assets.reports.feedback_charts import share_line, volume_bars
 from emotion_assets.reports.feedback_figures import FeedbackReport, make_report
 from emotion_assets.reports.render import count, percent, signed_points, write_page

@@ -6,8 +6,6 @@ used is named and left out, the others count.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +14,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from emotion_assets.forms.csv import Csv
+from emotion_assets.forms.form import Columns
+from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.schema import ReadingSettings
 from emotion_assets.storage.exports import export_tables, writing_rows
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.review import queued_texts, reviewed_texts, store_labels
 
-NEEDED = ("review_id", "label", "reviewer")
+REVIEW_COLUMNS = Columns(required=(("review_id", "label", "reviewer"),))
 GUARD = "'"  # what a spreadsheet program, or our own export, may have put before a cell
 
 
@@ -35,8 +37,8 @@ class ReviewOutcome:
     rejected: tuple[tuple[int, str], ...]
 
     def __str__(self) -> str:
-        told = [f"{self.labelled_texts} texts labelled ({self.labelled_rows} rows), {self.unlabelled} without a label"]
-        return "\n".join(told + [f"line {line}: left out, {why}" for line, why in self.rejected])
+        lines = [f"{self.labelled_texts} texts labelled ({self.labelled_rows} rows), {self.unlabelled} without a label"]
+        return "\n".join(lines + [f"line {line}: left out, {why}" for line, why in self.rejected])
 
 
 def export_review(warehouse: Warehouse, path: Path) -> int:
@@ -62,18 +64,17 @@ def import_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> Re
     Raises:
         UserError: the file cannot be read, or a column is missing.
     """
-    lines = _read(path)
+    lines, rejected = _read(path)
     with warehouse.reading() as db:
-        known = set(queued_texts(db, reviewed=True)["review_id"].to_pylist())
+        queued = set(queued_texts(db, reviewed=True)["review_id"].to_pylist())
     accepted: dict[str, dict[str, Any]] = {}
-    rejected: list[tuple[int, str]] = []
     unlabelled = 0
     for number, line in lines:
         label = line["label"].strip().removeprefix(GUARD)
         if not label:
             unlabelled += 1
             continue
-        row, problem = _judged(line, label, labels, known, accepted)
+        row, problem = _judged(line, label, labels, queued, accepted)
         if row is None:
             rejected.append((number, problem))
         else:
@@ -97,12 +98,12 @@ def reviewed_rows(warehouse: Warehouse, labels: Sequence[str]) -> list[tuple[str
 
 
 def _judged(
-    line: Mapping[str, str], label: str, labels: Sequence[str], known: set[str], accepted: Mapping[str, Any]
+    line: Mapping[str, str], label: str, labels: Sequence[str], queued: set[str], accepted: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, str]:
     """The line as a row to store, or why it cannot be used."""
     identity = line["review_id"].strip()
     reviewer = line["reviewer"].strip()
-    if identity not in known:
+    if identity not in queued:
         return None, f"review_id {identity!r} is not in the queue"
     if label not in labels:
         return None, f"label {label!r} is not known; use {', '.join(labels)}"
@@ -118,29 +119,24 @@ def _judged(
     return {"review_id": identity, "label": label, "reviewer": reviewer, "reviewed_at": moment}, ""
 
 
-def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The lines of the file with their numbers; a spreadsheet may have saved it with semicolons or tabs."""
+def _read(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[tuple[int, str]]]:
+    """The lines of the file with their numbers, and those that cannot be read, each with the reason.
+
+    A spreadsheet may have saved it with semicolons or tabs.
+    """
+    lines: list[tuple[int, dict[str, str]]] = []
+    unreadable: list[tuple[int, str]] = []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as stream:
+            for record in Csv().records(stream, ReadingSettings(), REVIEW_COLUMNS):
+                if isinstance(record, Rejected):
+                    unreadable.append((record.row_number, record.detail))
+                elif any(value.strip() for value in record.values.values()):
+                    lines.append((record.number, record.values))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; write one with `emotion-assets export --review FILE`") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as CSV UTF-8") from None
+    except Quarantine as quarantine:
+        raise UserError(f"{path}: {quarantine.detail}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the filled-in CSV file") from None
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines: list[tuple[int, dict[str, str]]] = []
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        if missing := [name for name in NEEDED if name not in names]:
-            raise UserError(f"{path}: no column {missing[0]!r}; keep the header that the export wrote")
-        number = reader.line_num + 1
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                lines.append((number, dict.fromkeys(names, "") | dict(zip(names, fields, strict=False))))
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); save it again as CSV") from None
-    return lines
+    return lines, unreadable

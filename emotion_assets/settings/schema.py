@@ -164,17 +164,9 @@ class ModelSettings(Frozen):
         """
 
 
-class FeedbackSettings(Frozen):
-    target_accuracy: Annotated[
-        float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")
-    ] = 0.99
-    audit_share: Annotated[float, Field(ge=0, le=1, description="of rows, drawn at random for review")] = 0.01
-    batch_size: Annotated[int, Field(ge=1, description="distinct texts scored and committed together")] = 4096
-    drift_min_rows: Annotated[int, Field(ge=10, description="fewer recent rows give no drift figure")] = 200
-    cron: str = "0 * * * *"
-    settle_seconds: Annotated[
-        float, Field(ge=0, description="a file changed more recently waits for the next tick")
-    ] = 5.0
+class ReadingSettings(Frozen):
+    """How files that somebody else wrote are read."""
+
     encoding: Annotated[str, Field(description="of CSV and JSONL files; never guessed")] = "utf-8"
     delimiter: Annotated[Literal["auto", ",", ";", "\t", "|"], Field(description="of CSV files")] = "auto"
     max_field_bytes: Annotated[int, Field(ge=1, description="a longer field rejects its row")] = 262_144
@@ -196,6 +188,21 @@ class FeedbackSettings(Frozen):
         if not known:
             raise ValueError("not an encoding that Python knows; use utf-8, latin-1, cp1252, utf-16 or another")
         return value
+
+
+class FeedbackSettings(ReadingSettings):
+    """How feedback is read, scored and reviewed."""
+
+    target_accuracy: Annotated[
+        float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")
+    ] = 0.99
+    audit_share: Annotated[float, Field(ge=0, le=1, description="of rows, drawn at random for review")] = 0.01
+    batch_size: Annotated[int, Field(ge=1, description="distinct texts scored and committed together")] = 4096
+    drift_min_rows: Annotated[int, Field(ge=10, description="fewer recent rows give no drift figure")] = 200
+    cron: str = "0 * * * *"
+    settle_seconds: Annotated[
+        float, Field(ge=0, description="a file changed more recently waits for the next tick")
+    ] = 5.0
 
 
 class EvaluationSettings(Frozen):

@@ -88,7 +88,8 @@ def test_a_missing_validation_file_is_carved_from_train_stratified_seeded_and_to
 def test_a_missing_split_is_named_with_the_files_that_would_do(tmp_path: Path) -> None:
     write_form(tmp_path, "train", ".jsonl", ROWS)
     assert problem(tmp_path) == (
-        f"{tmp_path}: the test split is missing; add one of test.jsonl, test.json, test.csv, test.parquet, test.txt"
+        f"{tmp_path}: the test split is missing; add one of test.csv, test.tsv, test.json, test.jsonl, "
+        "test.ndjson, test.txt, test.parquet"
     )
 
 
@@ -100,7 +101,7 @@ def test_an_empty_split_is_named(write_dataset: Callable[..., Path]) -> None:
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     for suffix in (".jsonl", ".csv"):
         write_form(tmp_path, "train", suffix, ROWS)
-    assert "holds train.jsonl and train.csv; keep one file for each split" in problem(tmp_path)
+    assert "holds train.csv and train.jsonl; keep one file for each split" in problem(tmp_path)
 
 
 def test_an_unknown_label_is_named_with_its_row(write_dataset: Callable[..., Path]) -> None:
@@ -127,16 +128,20 @@ def test_an_empty_text_is_named_with_its_row(write_dataset: Callable[..., Path])
         (
             ".csv",
             "text,mood\nhello,joy\n",
-            "row 1: no column 'label' (found text, mood); name the columns text and label",
+            "no column is named 'label' among 'text', 'mood'; name it so",
         ),
-        (".csv", "text,label\na,b,joy\n", "row 2: 3 fields where the header has 2; quote texts that hold a comma"),
-        (".csv", 'text,label\n"open,joy\n', "not CSV"),
-        (".csv", "text,text,label\na,b,joy\n", "the column 'text' is there twice; keep one"),
-        (".jsonl", '{"text": "a", "label": "joy"}\n{"text": \n', "row 2: not JSON"),
-        (".jsonl", '["a", "joy"]\n', "row 1: not an object"),
+        (
+            ".csv",
+            "text,label\na,b,joy\n",
+            "row 2: more or fewer fields than the header has (3 fields, the header has 2); write one text ",
+        ),
+        (".csv", 'text,label\n"open,joy\n', "a quote opens and is not closed"),
+        (".csv", "text,text,label\na,b,joy\n", "two columns are named 'text'; rename one"),
+        (".jsonl", '{"text": "a", "label": "joy"}\n{"text": \n', "row 2: the line is not JSON"),
+        (".jsonl", '["a", "joy"]\n', "row 1: the line is JSON but not an object"),
         (".json", '{"text": "a"}', "holds no list; give a list of objects"),
-        (".txt", "no separator here\n", "row 1: no ';' between text and label; write text;label"),
-        (".parquet", "not parquet at all", "not a Parquet file"),
+        (".txt", "no separator here\n", "(no ';' between text and label); write one text and one label"),
+        (".parquet", "not parquet at all", "does not end as a Parquet file"),
     ],
 )
 def test_a_malformed_file_is_named_with_the_place(tmp_path: Path, suffix: str, content: str, said: str) -> None:
@@ -154,7 +159,8 @@ def test_a_file_that_is_not_utf8_is_named_with_the_row(tmp_path: Path, suffix: s
     path.write_bytes(path.read_bytes().replace(b"again", "schön".encode("latin-1")))
     write_form(tmp_path, "test", ".jsonl", ROWS)
     message = problem(tmp_path)
-    assert message.startswith(f"{path}, row ")
+    assert message.startswith(f"{path}")
+    assert ", row " in message or "line " in message
     assert message.endswith("save the file as UTF-8")
 
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from emotion_assets.forms.problems import Reason
 from emotion_assets.ingest.inbox import Unavailable
 from emotion_assets.ingest.ledger import IngestReport, ingest
-from emotion_assets.ingest.rows import Reason
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 from emotion_assets_tests.worlds.feedback import drop_csv, drop_jsonl, state

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emotion_assets.ingest.parquet_reader import parquet_rows
+from emotion_assets.forms.parquet import parquet_records
+from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.ingest.rows import Accepted, Quarantine, Rejected
+from emotion_assets.ingest.rows import FEEDBACK_COLUMNS, Accepted
 from emotion_assets.settings.schema import FeedbackSettings
 
 MUTATIONS = int(os.environ.get("EMOTION_MUTATIONS", "150"))
@@ -200,9 +201,9 @@ def test_a_parquet_file_of_many_row_groups_is_read_in_flat_memory(tmp_path: Path
     pool = pa.default_memory_pool()
     peaks, before = [], pool.bytes_allocated()
     with path.open("rb") as stream:
-        for row in parquet_rows(stream, FeedbackSettings()):
-            if row.row_number % 1000 == 1:
+        for row in parquet_records(stream, FeedbackSettings(), FEEDBACK_COLUMNS):
+            if row[0] % 1000 == 1:
                 peaks.append(pool.bytes_allocated() - before)
-    assert row.row_number == 200_000
+    assert row[0] == 200_000
     assert max(peaks[-50:]) <= 1.5 * max(peaks[:50])
     assert max(peaks) < 40_000_000

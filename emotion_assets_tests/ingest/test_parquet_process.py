@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from emotion_assets.forms import parquet_process
+from emotion_assets.forms.problems import Quarantine
 from emotion_assets.ingest.inbox import Unavailable
-from emotion_assets.ingest.parquet_process import _check_end
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.ingest.rows import Quarantine
+from emotion_assets.ingest.rows import FEEDBACK_COLUMNS
 from emotion_assets.settings.schema import PROJECT_DIR, FeedbackSettings
 
 
@@ -25,37 +26,40 @@ def _large(path: Path) -> Path:
     return path
 
 
-def _children(process: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == process:
-                found.append(int(entry.name))
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the worker in /proc")
 def test_a_worker_killed_from_outside_says_nothing_about_the_file(tmp_path: Path) -> None:
     rows = read_feedback(_large(tmp_path / "a.parquet"), FeedbackSettings())
     next(rows)
-    workers = [
-        worker for helper in _children(os.getpid()) for watcher in _children(helper) for worker in _children(watcher)
-    ]
-    assert len(workers) == 1
-    os.kill(workers[0], signal.SIGKILL)
+    (worker,) = [child for child in multiprocessing.active_children() if child.name == "file reader"]
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(Unavailable, match="ended from outside"):
         list(rows)
     assert len(list(read_feedback(tmp_path / "a.parquet", FeedbackSettings()))) == 300_000
 
 
-@pytest.mark.parametrize("crash", [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS])
-def test_a_worker_that_crashes_on_a_file_quarantines_it(crash: signal.Signals) -> None:
-    with pytest.raises(Quarantine, match=f"crashes on it .{crash.name}."):
-        _check_end(-crash)
+def crash(stream, reading, columns):
+    """A reader that ends its process, as pyarrow does on a damaged file."""
+    os.kill(os.getpid(), signal.SIGABRT)
+    yield
+
+
+def test_a_worker_that_crashes_on_a_file_quarantines_it_and_the_next_file_is_read(tmp_path: Path) -> None:
+    path = _large(tmp_path / "a.parquet")
+    with path.open("rb") as stream, pytest.raises(Quarantine, match=r"crashes on it .SIGABRT."):
+        list(parquet_process.read_apart(crash, stream, FeedbackSettings(), FEEDBACK_COLUMNS))
+    assert len(list(read_feedback(path, FeedbackSettings()))) == 300_000
+
+
+def test_a_page_that_unpacks_to_more_than_the_memory_quarantines_its_file(tmp_path: Path) -> None:
+    """The footer may say what it likes: the process that unpacks has no more memory than its limit."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": pa.array(["\0" * 1_500_000_000], pa.large_string())})
+    pq.write_table(table, path, use_dictionary=False, compression="zstd")
+    assert path.stat().st_size < 1_000_000
+    settings = FeedbackSettings(max_unpacked_bytes=1 << 40)
+    with pytest.raises(Quarantine, match="too_large_uncompressed"):
+        list(read_feedback(path, settings))
 
 
 def test_two_files_are_read_side_by_side_and_one_may_be_left_early(tmp_path: Path) -> None:
@@ -72,18 +76,19 @@ def test_reading_ends_with_the_process_that_reads(tmp_path: Path) -> None:
     """The helper goes when its owner is killed; nothing is left behind to hold the file."""
     path = _large(tmp_path / "a.parquet")
     script = (
-        "import sys, pathlib, os, json\n"
-        "from emotion_assets.ingest import parquet_process as p\n"
+        "import sys, pathlib, os, multiprocessing\n"
         "from emotion_assets.ingest.readers import read_feedback\n"
         "from emotion_assets.settings.schema import FeedbackSettings\n"
-        "next(read_feedback(pathlib.Path(sys.argv[1]), FeedbackSettings()))\n"
-        "print(json.dumps(p._helper.process.pid), flush=True)\n"
-        "os.kill(os.getpid(), 9)\n"
+        "if __name__ == '__main__':\n"
+        "    rows = read_feedback(pathlib.Path(sys.argv[1]), FeedbackSettings())\n"
+        "    next(rows)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
     )
     command = [sys.executable, "-c", script, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_DIR, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    helper = Path(f"/proc/{json.loads(done.stdout)}/stat")
+    helper = Path(f"/proc/{int(done.stdout)}/stat")
     for _ in range(100):
         if not helper.exists() or helper.read_text().rpartition(")")[2].split()[0] == "Z":
             return

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from emotion_assets.forms.problems import Quarantine, Reason, Rejected
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.ingest.rows import Accepted, Quarantine, Reason, Rejected
+from emotion_assets.ingest.rows import Accepted
 from emotion_assets.settings.schema import FeedbackSettings
 from emotion_assets_tests.worlds import bad_files
 

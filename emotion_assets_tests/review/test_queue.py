@@ -122,9 +122,8 @@ def test_reviewed_rows_for_training_leave_the_audit_sample_out(queued: Workspace
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"review_id,text\nr1,x\n", "no column 'label'"),
-        (b"review_id,label,reviewer\nr1,caf\xe9,x\n", "not UTF-8"),
-        (b'review_id,label,reviewer\nr1,"joy"x,y\n', "line 2: not CSV"),
+        (b"review_id,text\nr1,x\n", "no column is named 'label'"),
+        (b"", "holds nothing but blanks"),
     ],
 )
 def test_a_file_that_is_no_review_is_one_line(workspace: Workspace, tmp_path: Path, content: bytes, said: str) -> None:
@@ -136,3 +135,15 @@ def test_a_file_that_is_no_review_is_one_line(workspace: Workspace, tmp_path: Pa
         import_review(workspace.warehouse, tmp_path / "none.csv", LABELS)
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); give the filled-in CSV file"):
         import_review(workspace.warehouse, tmp_path, LABELS)
+
+
+def test_a_line_that_cannot_be_read_is_named_and_the_others_count(queued: Workspace, tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    export_review(queued.warehouse, path)
+    (first, *_) = [line.split(",")[0] for line in path.read_text().splitlines()[1:]]
+    path.write_bytes(
+        b"review_id;label;reviewer\n" + first.encode() + b';joy;ann\nr2;caf\xe9;ann\nr3;"joy"x;ann\nr4;joy;ann;more\n'
+    )
+    outcome = import_review(queued.warehouse, path, LABELS)
+    assert outcome.labelled_texts == 1
+    assert [number for number, _ in outcome.rejected] == [3, 4, 5]

@@ -1,12 +1,11 @@
-"""Parquet through pyarrow, a batch of rows at a time, guarded against damage and against what unpacks without end.
+"""Parquet through pyarrow, a batch of rows at a time, in a process of its own that may crash or run out of memory.
 
 Belongs here: which column types are taken, and what is checked before pyarrow unpacks anything. Does not belong here:
-the meaning of text, id and created_at (``rows``).
+the process (``parquet_process``), and what the values mean.
 
-Three things bound the memory: no page unpacks to more than 128 MiB (its own header is asked, not the footer alone);
-columns of strings are read as dictionaries, so that one long string that a million rows point to is there once; and a
-batch has 1,024 rows of flat columns. Nested columns are refused: a few bytes of them can stand for any number of
-values.
+Columns of strings are read as dictionaries, so that one long string that a million rows point to is there once; a batch
+has 1,024 rows of flat columns. Nested columns are refused: a few bytes of them can stand for any number of values. What
+a page unpacks to is not known before: the memory of the process bounds it.
 """
 
 from __future__ import annotations
@@ -23,22 +22,32 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from emotion_assets.ingest.csv_reader import check_columns
-from emotion_assets.ingest.parquet_pages import PageError, filled_groups, largest_page
-from emotion_assets.ingest.parquet_process import MAGIC
-from emotion_assets.ingest.rows import Accepted, Quarantine, Reason, Rejected, RowProblem, accept, check_characters
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.forms.csv import check_columns
+from emotion_assets.forms.form import Columns, Form, Record
+from emotion_assets.forms.parquet_process import read_apart
+from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem, check_characters, summary
+from emotion_assets.settings.schema import ReadingSettings
 
 _BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
 _MAX_FOOTER_BYTES = 1 << 24
-_MAX_PAGE_BYTES = 1 << 27
+MAGIC = b"PAR1"
 _LEAST_ROW_BYTES = 16  # what a row counts for against max_unpacked_bytes, however little it takes in the file
 _FLAT = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal, pt.is_temporal, pt.is_null)
 
 
-def parquet_rows(stream: BinaryIO, settings: FeedbackSettings) -> Iterator[Accepted | Rejected]:
-    """The file's rows; ``row_number`` counts them from 1.
+class Parquet(Form):
+    """Parquet. pyarrow is imported by the process that reads alone."""
+
+    suffixes = (".parquet",)
+    magic = MAGIC
+
+    def records(self, stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
+        return read_apart(parquet_records, stream, reading, columns)
+
+
+def parquet_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
+    """The file's rows, read in this process; ``number`` counts them from 1.
 
     Raises:
         Quarantine: the file is damaged, unpacks to too much, or has columns that cannot be kept. A damaged page is
@@ -48,17 +57,23 @@ def parquet_rows(stream: BinaryIO, settings: FeedbackSettings) -> Iterator[Accep
     _check_frame(stream, size)
     number = 0
     try:
-        names, batches, declared = _open(stream, size, settings)
+        names, batches, declared = _open(stream, reading, columns)
         for batch in batches:
-            columns = [_values(column, settings.max_field_bytes) for column in batch.columns]
-            for values in zip(*columns, strict=True):
+            arrays = [_values(column, reading.max_field_bytes) for column in batch.columns]
+            for values in zip(*arrays, strict=True):
                 number += 1
-                yield _row(number, dict(zip(names, values, strict=True)), settings)
+                yield _record(number, dict(zip(names, values, strict=True)), reading, columns)
+            if number > declared:
+                break
     except OSError as error:
         if error.errno:
             raise  # the disk, not the file
         raise _corrupt(error) from None
-    except (pa.ArrowException, PageError, ValueError, MemoryError, OverflowError) as error:
+    except (pa.lib.ArrowMemoryError, MemoryError):
+        raise Quarantine(
+            Reason.TOO_LARGE_UNCOMPRESSED, "unpacks to more than fits into memory; write pages of about 1 MB"
+        ) from None
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         raise _corrupt(error) from None
     if number != declared:
         raise Quarantine(Reason.CORRUPT_PARQUET, f"states {declared} rows, {number} are there; export it again")
@@ -75,25 +90,30 @@ def _check_frame(stream: BinaryIO, size: int) -> None:
 
 
 def _open(
-    stream: BinaryIO, size: int, settings: FeedbackSettings
+    stream: BinaryIO, reading: ReadingSettings, wanted: Columns
 ) -> tuple[tuple[str, ...], Iterator[pa.RecordBatch], int]:
     stream.seek(0)
     metadata = pq.read_metadata(stream)
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
     unpacked = max(sum(group.total_byte_size for group in groups), metadata.num_rows * _LEAST_ROW_BYTES)
-    if unpacked > settings.max_unpacked_bytes:
+    if unpacked > reading.max_unpacked_bytes:
         raise Quarantine(
             Reason.TOO_LARGE_UNCOMPRESSED,
-            f"unpacks to {unpacked} bytes, max_unpacked_bytes is {settings.max_unpacked_bytes}; split the file",
+            f"unpacks to {unpacked} bytes, max_unpacked_bytes is {reading.max_unpacked_bytes}; split the file",
         )
     schema = metadata.schema.to_arrow_schema()
-    names = check_columns(schema.names, settings.max_columns)
-    if "text" not in names:
+    names = check_columns(schema.names, reading.max_columns)
+    required = wanted.present_in(names)
+    if required is None:
         shown = ", ".join(repr(name) for name in names[:8])
-        raise Quarantine(Reason.MISSING_TEXT_COLUMN, f"no column is named 'text' among {shown[:300]}; name it so")
-    strings = [name for name, field in zip(schema.names, schema, strict=True) if _is_kept(name, field.type)]
-    if (page := largest_page(stream, metadata, size)) > _MAX_PAGE_BYTES:
-        raise Quarantine(Reason.TOO_LARGE_UNCOMPRESSED, f"a page unpacks to {page} bytes; write pages of about 1 MB")
+        missing = wanted.missing_from(names)
+        raise Quarantine(Reason.MISSING_TEXT_COLUMN, f"no column is named {missing!r} among {shown[:300]}; name it so")
+    read = names if wanted.others else required
+    strings = [
+        name
+        for name, field in zip(schema.names, schema, strict=True)
+        if name in read and _is_kept(name, field.type, wanted.types.get(name))
+    ]
     stream.seek(0)
     file = pq.ParquetFile(
         stream,
@@ -103,23 +123,22 @@ def _open(
         page_checksum_verification=True,
         arrow_extensions_enabled=False,
     )
-    return (
-        names,
-        file.iter_batches(_BATCH_ROWS, row_groups=filled_groups(metadata), use_threads=False),
-        metadata.num_rows,
-    )
+    filled = [place for place, group in enumerate(groups) if group.num_rows]
+    columns = None if wanted.others else list(required)
+    batches = file.iter_batches(_BATCH_ROWS, row_groups=filled, columns=columns, use_threads=False)
+    return (names if wanted.others else tuple(name for name in names if name in required)), batches, metadata.num_rows
 
 
-def _is_kept(name: str, kind: pa.DataType) -> bool:
+def _is_kept(name: str, kind: pa.DataType, wanted: str | None) -> bool:
     """Whether the column holds strings; raises Quarantine for a column of a type that cannot be taken."""
     if pt.is_dictionary(kind):
         kind = kind.value_type
     is_string: bool = pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
     allowed: tuple[Callable[[pa.DataType], bool], ...] = {
-        "text": (),
+        "string": (),
         "id": (pt.is_integer, pt.is_null),
-        "created_at": (pt.is_timestamp, pt.is_date, pt.is_null),
-    }.get(name, _FLAT)
+        "moment": (pt.is_timestamp, pt.is_date, pt.is_null),
+    }.get(wanted or "", _FLAT)
     if not is_string and not any(check(kind) for check in allowed):
         raise Quarantine(Reason.UNSUPPORTED_TYPE, f"column {name[:80]!r} is {str(kind)[:80]}; write it as string")
     return is_string
@@ -129,8 +148,8 @@ def _values(column: pa.Array, max_field_bytes: int) -> list[Any]:
     """A column of a batch as Python values; where a value is a RowProblem, its row is to be rejected."""
     if pt.is_dictionary(column.type):
         used = pc.unique(column.indices).drop_null()
-        known = dict(zip(used.to_pylist(), _strings(column.dictionary.take(used), max_field_bytes), strict=True))
-        return [known.get(index) for index in column.indices.to_pylist()]
+        values_of = dict(zip(used.to_pylist(), _strings(column.dictionary.take(used), max_field_bytes), strict=True))
+        return [values_of.get(index) for index in column.indices.to_pylist()]
     if pt.is_timestamp(column.type):
         unit = "us" if column.type.unit == "ns" else column.type.unit
         column = pc.cast(column, pa.timestamp(unit, "UTC" if column.type.tz else None), safe=False)
@@ -171,7 +190,7 @@ def _one(scalar: pa.Scalar, problem: RowProblem) -> Any:
         return problem
 
 
-def _row(number: int, values: dict[str, Any], settings: FeedbackSettings) -> Accepted | Rejected:
+def _record(number: int, values: dict[str, Any], reading: ReadingSettings, columns: Columns) -> Record | Rejected:
     try:
         for name, value in values.items():
             if isinstance(value, RowProblem):
@@ -179,14 +198,14 @@ def _row(number: int, values: dict[str, Any], settings: FeedbackSettings) -> Acc
             if isinstance(value, str):
                 if "\0" in value:
                     check_characters(value)
-            elif name not in ("id", "created_at"):
+            elif columns.types.get(name) not in ("id", "moment"):
                 values[name] = _as_json(value)
-        if sum(len(value) for value in values.values() if isinstance(value, str)) > settings.max_row_bytes:
-            raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {settings.max_row_bytes}")
-        return accept(number, values)
+        if sum(len(value) for value in values.values() if isinstance(value, str)) > reading.max_row_bytes:
+            raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {reading.max_row_bytes}")
+        return Record(number, values)
     except RowProblem as problem:
-        shown = {name: value for name, value in values.items() if not isinstance(value, RowProblem)}
-        return problem.at(number, ", ".join(f"{name}={str(value)[:200]}" for name, value in list(shown.items())[:20]))
+        sound = {name: value for name, value in values.items() if not isinstance(value, RowProblem)}
+        return problem.at(number, summary(sound))
 
 
 def _as_json(value: Any) -> Any:

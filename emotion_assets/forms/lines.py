@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from emotion_assets.ingest.rows import Quarantine, Reason
+from emotion_assets.forms.problems import Quarantine, Reason
 
 _CHUNK_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
@@ -71,3 +71,15 @@ def _utf8_chunks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
             yield text.encode("utf-8", errors)
     except UnicodeError as error:
         raise Quarantine(Reason.WRONG_ENCODING, f"not {encoding}: {error}; set feedback.encoding") from None
+
+
+def first_filled(lines: Iterator[Line]) -> Line:
+    """The first line that is not blank; those before it are taken off ``lines``.
+
+    Raises:
+        Quarantine: there is none.
+    """
+    for line in lines:
+        if line.content.strip():
+            return line
+    raise Quarantine(Reason.EMPTY_FILE, "holds nothing but blanks; deliver it again with its rows")

@@ -1,7 +1,7 @@
 """Strict CSV: RFC 4180 with one of four delimiters.
 
 Belongs here: the header, quoting, what happens to rows whose quoting is broken. Does not belong here: bytes and line
-ends (``lines``), the meaning of text, id and created_at (``rows``).
+ends (``lines``), and what the values mean.
 
 The grammar: a field is either quoted as a whole, a quote inside it doubled, or holds no quote at all. Only a quoted
 field may hold the delimiter or a line end. Lines end in LF or CRLF, also mixed; empty lines between rows are skipped.
@@ -16,14 +16,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
-from emotion_assets.ingest.lines import Line
-from emotion_assets.ingest.rows import Accepted, Quarantine, Reason, Rejected, RowProblem, accept, check_sizes
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.forms.form import Columns, Form, Record
+from emotion_assets.forms.lines import Line, first_filled, numbered_lines
+from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem, check_sizes
+from emotion_assets.settings.schema import ReadingSettings
 
 DELIMITERS = (",", ";", "\t", "|")
 _MAX_RECORD_LINES = 10_000
+
+
+class Csv(Form):
+    """Comma-separated values, or separated by one of three other characters."""
+
+    suffixes = (".csv", ".tsv")
+
+    def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:
+        try:
+            read_header(Line(1, first_line), reading, columns)
+        except Quarantine:
+            return False
+        return True
+
+    def records(self, stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
+        lines = numbered_lines(stream, reading.encoding, reading.max_row_bytes)
+        header = read_header(first_filled(lines), reading, columns)
+        yield from csv_records(lines, header, reading)
 
 
 @dataclass(frozen=True)
@@ -32,8 +51,8 @@ class Header:
     columns: tuple[str, ...]
 
 
-def read_header(line: Line, settings: FeedbackSettings) -> Header:
-    """The columns that the first line names; the delimiter is detected by which one sets a column ``text`` apart.
+def read_header(line: Line, settings: ReadingSettings, wanted: Columns) -> Header:
+    """The columns that the first line names; the delimiter is detected by which one sets the required columns apart.
 
     Raises:
         Quarantine: the line is no usable header.
@@ -57,12 +76,13 @@ def read_header(line: Line, settings: FeedbackSettings) -> Header:
     splits = {delimiter: columns for delimiter in given if (columns := _split_header(text, delimiter)) is not None}
     if not splits:
         raise Quarantine(Reason.BAD_HEADER, f"the header is not RFC 4180: {text[:80]!r}; quote its names as that asks")
-    fitting = {delimiter: columns for delimiter, columns in splits.items() if "text" in columns}
+    fitting = {delimiter: columns for delimiter, columns in splits.items() if wanted.present_in(columns)}
     if not fitting:
         names = max(splits.values(), key=len)
         shown = ", ".join(repr(name) for name in names[:8])
-        raise Quarantine(Reason.MISSING_TEXT_COLUMN, f"no column is named 'text' among {shown[:300]}; name it so")
-    if len(fitting) > 1 and not all(columns == ["text"] for columns in fitting.values()):
+        missing = wanted.missing_from(names)
+        raise Quarantine(Reason.MISSING_TEXT_COLUMN, f"no column is named {missing!r} among {shown[:300]}; name it so")
+    if len(fitting) > 1 and not all(len(columns) == 1 for columns in fitting.values()):
         raise Quarantine(Reason.AMBIGUOUS_DELIMITER, f"the header {text[:80]!r} can be split by several characters; "
                          "set feedback.delimiter")  # fmt: skip
     delimiter, columns = next(iter(fitting.items()))
@@ -86,14 +106,14 @@ def check_columns(names: list[str], max_columns: int) -> tuple[str, ...]:
     return columns
 
 
-def csv_rows(lines: Iterator[Line], header: Header, settings: FeedbackSettings) -> Iterator[Accepted | Rejected]:
+def csv_records(lines: Iterator[Line], header: Header, settings: ReadingSettings) -> Iterator[Record | Rejected]:
     """The rows after the header. ``row_number`` is the line a row starts on.
 
     Raises:
         Quarantine: a quote stays open for too long.
     """
     delimiter, max_row, max_field = header.delimiter, settings.max_row_bytes, settings.max_field_bytes
-    record: _Record | None = None
+    record: _OpenRecord | None = None
     for line in lines:
         number, content, quotes_cut = line
         if record is None:
@@ -111,17 +131,19 @@ def csv_rows(lines: Iterator[Line], header: Header, settings: FeedbackSettings) 
                     text = content.removesuffix(b"\r").decode("utf-8")
                     if "\r" in text:
                         raise RowProblem(Reason.BARE_CR)
-                    yield _row(number, text.split(delimiter), header, max_field if len(content) > max_field else None)
+                    yield _record(
+                        number, text.split(delimiter), header, max_field if len(content) > max_field else None, content
+                    )
                 except UnicodeDecodeError as error:
                     yield _bad_encoding(error).at(number, content)
                 except RowProblem as problem:
                     yield problem.at(number, content)
                 continue
-        current = record or _Record(number, delimiter)
+        current = record or _OpenRecord(number, delimiter)
         record = None
         try:
             if current.add(line, max_row):
-                yield current.row(header, max_field)
+                yield current.record(header, max_field)
             else:
                 record = current
         except RowProblem as problem:
@@ -130,13 +152,13 @@ def csv_rows(lines: Iterator[Line], header: Header, settings: FeedbackSettings) 
         yield from record.rejected(RowProblem(Reason.UNCLOSED_QUOTE, "the quote that opens on this line is not closed"))
 
 
-def _row(number: int, fields: list[str], header: Header, max_field: int | None) -> Accepted:
+def _record(number: int, fields: list[str], header: Header, max_field: int | None, raw: bytes) -> Record:
     if len(fields) != len(header.columns):
         raise RowProblem(Reason.WRONG_COLUMN_COUNT, f"{len(fields)} fields, the header has {len(header.columns)}")
     values: dict[str, Any] = dict(zip(header.columns, fields, strict=True))
     if max_field is not None:
         check_sizes(values, max_field)
-    return accept(number, values)
+    return Record(number, values, raw)
 
 
 def _bad_encoding(error: UnicodeDecodeError) -> RowProblem:
@@ -151,14 +173,14 @@ def _never_closed(number: int) -> Quarantine:
 
 
 def _split_header(text: str, delimiter: str) -> list[str] | None:
-    record = _Record(1, delimiter)
+    record = _OpenRecord(1, delimiter)
     try:
         return record.fields if record.scan(text) else None
     except RowProblem:
         return None
 
 
-class _Record:
+class _OpenRecord:
     """A row with quotes in it, fed line by line; each character is looked at once, however many lines there are.
 
     A row that grows over the limits is scanned to its end without being kept.
@@ -203,7 +225,7 @@ class _Record:
             self._open = None if ended else []
         return ended
 
-    def row(self, header: Header, max_field: int) -> Accepted:
+    def record(self, header: Header, max_field: int) -> Record:
         """The row, once it has ended.
 
         Raises:
@@ -217,7 +239,8 @@ class _Record:
         if self._problem is not None and len(self.fields) == len(header.columns):
             del self.lines[1:]
             raise self._problem
-        return _row(self.start, self.fields, header, max_field if self._size > max_field else None)
+        limit = max_field if self._size > max_field else None
+        return _record(self.start, self.fields, header, limit, self.lines[0])
 
     def rejected(self, problem: RowProblem) -> Iterator[Rejected]:
         """The row's rejection, or one for each of its lines when where it ends is in doubt."""

@@ -1,7 +1,7 @@
 """Strict JSONL: one JSON object (RFC 8259) per line.
 
 Belongs here: what JSON allows and Python's parser does not refuse by itself: keys named twice, NaN, infinite numbers,
-half surrogates, nesting without end. Does not belong here: the meaning of text, id and created_at (``rows``).
+half surrogates, nesting without end. Does not belong here: what the values mean.
 """
 
 from __future__ import annotations
@@ -10,36 +10,44 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from itertools import chain
+from typing import Any, BinaryIO, NoReturn
 
-from emotion_assets.ingest.lines import Line
-from emotion_assets.ingest.rows import (
+from emotion_assets.forms.form import Columns, Form, Record
+from emotion_assets.forms.lines import first_filled, numbered_lines
+from emotion_assets.forms.problems import (
     MAX_DEPTH,
-    Accepted,
     Reason,
     Rejected,
     RowProblem,
-    accept,
     check_characters,
     check_sizes,
 )
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.settings.schema import ReadingSettings
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
-def jsonl_rows(lines: Iterator[Line], settings: FeedbackSettings) -> Iterator[Accepted | Rejected]:
-    """One row per line that is not blank; ``row_number`` is the line."""
-    for number, content, _ in lines:
-        if not content or content.isspace():
-            continue
-        try:
-            yield accept(number, _object(content, settings))
-        except RowProblem as problem:
-            yield problem.at(number, content)
+class JsonLines(Form):
+    """One JSON object on each line."""
+
+    suffixes = (".jsonl", ".ndjson")
+
+    def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:
+        return suffix in self.suffixes or first_line.lstrip().startswith(b"{")
+
+    def records(self, stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
+        lines = numbered_lines(stream, reading.encoding, reading.max_row_bytes)
+        for number, content, _ in chain([first_filled(lines)], lines):
+            if not content or content.isspace():
+                continue
+            try:
+                yield Record(number, _object(content, reading), content)
+            except RowProblem as problem:
+                yield problem.at(number, content)
 
 
-def _object(content: bytes, settings: FeedbackSettings) -> dict[str, Any]:
+def _object(content: bytes, settings: ReadingSettings) -> dict[str, Any]:
     if len(content) > settings.max_row_bytes:
         raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {settings.max_row_bytes}")
     if b"\0" in content:
