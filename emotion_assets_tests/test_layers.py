@@ -128,4 +128,4 @@ def test_files_and_functions_are_short_enough_to_be_read() -> None:
 
 def test_the_architecture_page_names_every_package() -> None:
     page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert [layer for layer in LAYERS if f"`{layer}" not in page] == []
+    assert [layer for layer in LAYERS if f"{layer} · " not in page] == []

@@ -40,20 +40,17 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    import torch
-
     from emotion_assets.models.transformer.attention import choose_backend
-    from emotion_assets.training.runtime import choose_runtime
+    from emotion_assets.training.runtime import choose_runtime, describe_dtype, describe_gpu
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield Finding("CPU", "ok", f"{os.cpu_count()} cores, {memory:.0f} GiB of memory")
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        yield Finding("GPU", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB of memory")
+    if gpu := describe_gpu():
+        yield Finding("GPU", "ok", gpu)
     else:
         yield Finding("GPU", "note", "none that torch can use; the profiles embedded and laptop do without")
     runtime = choose_runtime()
-    yield Finding("number format", "ok", f"{str(runtime.dtype).removeprefix('torch.')} ({runtime.why})")
+    yield Finding("number format", "ok", f"{describe_dtype(runtime.dtype)} ({runtime.why})")
     yield Finding("attention", "ok", str(choose_backend("auto", runtime)))
 
 
@@ -72,7 +69,7 @@ def _checkpoints(settings: Settings) -> Iterator[Finding]:
 
     for name, base in settings.bases.items():
         problems = checkpoint_problems(settings, name)
-        detail = f"{base.source.hub}: can be had" if isinstance(base.source, HubSource) else "pre-trained here"
+        detail = f"{base.source.hub}: available" if isinstance(base.source, HubSource) else "pre-trained here"
         if isinstance(base.source, FolderSource):
             detail = str(base.source.folder)
             try:

@@ -1,7 +1,7 @@
 """Restore the database: every table from the newest complete export, then whatever the inbox has beyond it.
 
 An export is written after feedback, imported reviews and champion decisions; of what is newer than it and can be made
-neither from the inbox nor from the store, the number of rows lost is told.
+neither from the inbox nor from the store, the number of rows lost is reported.
 
 The new database is built beside the old one and takes its place in one rename. The old file is kept under another
 name, since it may hold what neither export nor inbox has.

@@ -127,7 +127,7 @@ class BalanceReport(_Report):
         return [share.model_dump() for share in self.shares]
 
     def remarks(self) -> list[str]:
-        """The defects in sentences, each with its count; nothing is said of what was not found."""
+        """The defects in sentences, each with its count; nothing is said of what was not shifts."""
         said = [
             f"imbalance: the most frequent label has {self.imbalance_ratio:.1f} times the rows of the rarest (train)"
         ]
@@ -197,14 +197,14 @@ def find_shifts(shares: Sequence[Share]) -> list[Shift]:
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import chi2_contingency
 
-    found = []
+    shifts = []
     for split in dict.fromkeys(share.split for share in shares if share.split != "train"):
         table = np.array([[share.n for share in shares if share.split == name] for name in ("train", split)])
         table = table[:, table.sum(0) > 0]
         test = chi2_contingency(table)
         distance = float(np.nan_to_num(jensenshannon(table[0], table[1], base=2)))
-        found.append(Shift(split=split, chi_squared=test.statistic, p_value=test.pvalue, jensen_shannon=distance))
-    return found
+        shifts.append(Shift(split=split, chi_squared=test.statistic, p_value=test.pvalue, jensen_shannon=distance))
+    return shifts
 
 
 def find_duplicates(rows: pd.DataFrame) -> list[SplitDefects]:
@@ -328,7 +328,7 @@ def _length_bins(texts: pd.Series) -> np.ndarray:
 
 def _overlap(rows: pd.DataFrame, split_a: str, split_b: str) -> Overlap:
     a, b = (rows[rows["split"] == split] for split in (split_a, split_b))
-    exact, loose = (_shared(a, b, column) for column in ("text", "key"))
+    exact, loose = (_compare_shared_values(a, b, column) for column in ("text", "key"))
     return Overlap(
         split_a=split_a,
         split_b=split_b,
@@ -339,7 +339,7 @@ def _overlap(rows: pd.DataFrame, split_a: str, split_b: str) -> Overlap:
     )
 
 
-def _shared(a: pd.DataFrame, b: pd.DataFrame, column: str) -> list[bool]:
+def _compare_shared_values(a: pd.DataFrame, b: pd.DataFrame, column: str) -> list[bool]:
     """For each value that both have: whether its labels differ between them."""
     labels_a, labels_b = (part.groupby(column)["label"].agg(set) for part in (a, b))
     return [labels_a[value] != labels_b[value] for value in labels_a.index.intersection(labels_b.index)]
@@ -348,12 +348,12 @@ def _shared(a: pd.DataFrame, b: pd.DataFrame, column: str) -> list[bool]:
 def _examples(rows: pd.DataFrame, varies: str) -> tuple[Example, ...]:
     """The first texts whose copies differ in the column ``varies``."""
     repeated = rows[rows.duplicated("key", keep=False)]
-    found = [group for _, group in repeated.groupby("key", sort=False) if group[varies].nunique() > 1]
+    shifts = [group for _, group in repeated.groupby("key", sort=False) if group[varies].nunique() > 1]
     return tuple(
         Example(
             text=group["text"].iat[0],
             places=tuple(f"{split} {row}" for split, row in zip(group["split"], group["row"], strict=True)),
             labels=tuple(group["label"]),
         )
-        for group in found[:EXAMPLES]
+        for group in shifts[:EXAMPLES]
     )

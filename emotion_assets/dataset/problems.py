@@ -46,10 +46,10 @@ def schema_problems(dataset: StoredFolder) -> Problems:
         except (OSError, pa.ArrowException) as error:
             problems.append({"split": split, "problem": f"not readable: {str(error).splitlines()[0]}"})
             continue
-        found = {field.name: field.type for field in table.schema}
-        if set(found) != {"text", "label"} or not all(kind in STRINGS for kind in found.values()):
-            told = ", ".join(f"{name} {kind}" for name, kind in found.items())
-            problems.append({"split": split, "problem": f"columns are {told}, not text string, label string"})
+        types = {field.name: field.type for field in table.schema}
+        if set(types) != {"text", "label"} or not all(kind in STRINGS for kind in types.values()):
+            columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+            problems.append({"split": split, "problem": f"columns are {columns}, not text string, label string"})
         elif not table.num_rows:
             problems.append({"split": split, "problem": "no rows"})
     return problems

@@ -84,7 +84,7 @@ def find_source(settings: DatasetSettings) -> str:
     """Where the dataset would be read from, without reading it.
 
     Raises:
-        DataError: it cannot be had; the message says what is missing.
+        DataError: it is not available; the message says what is missing.
     """
     folder = _folder_of(settings)
     if folder is not None:

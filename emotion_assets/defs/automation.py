@@ -60,10 +60,10 @@ def _feedback_schedule(cron: str) -> dg.ScheduleDefinition:
     def feedback_schedule(
         context: dg.ScheduleEvaluationContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.RunRequest | dg.SkipReason:
-        from emotion_assets.reports.pending import look_for_work
+        from emotion_assets.reports.pending import find_pending_work
 
         try:
-            work = look_for_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), {})
+            work = find_pending_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), {})
         except UserError as error:
             return dg.SkipReason(str(error))
         return dg.RunRequest() if work.any else dg.SkipReason(work.summary)
@@ -82,11 +82,11 @@ def inbox_sensor(
 ) -> dg.SensorResult | dg.SkipReason:
     """The run key is a hash of the new contents, so a set of files is asked for once for ever; if that run fails, the
     hourly schedule does the work. The cursor remembers hashes, so that an unchanged file is not read at every tick."""
-    from emotion_assets.reports.pending import look_for_work
+    from emotion_assets.reports.pending import find_pending_work
 
     try:
         hashes = json.loads(context.cursor or "{}")
-        work = look_for_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), hashes)
+        work = find_pending_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), hashes)
     except UserError as error:
         return dg.SkipReason(str(error))
     request = [dg.RunRequest(run_key=work.run_key)] if work.new_files else []

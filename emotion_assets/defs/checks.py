@@ -2,7 +2,7 @@
 
 A blocking check that fails stops the assets downstream of it in the same run; later runs wait for it through the
 automation condition. One step checks one group, so that checks cost few processes. Does not belong here: how a defect
-is found (``ml.problems``, ``ml.balance``) or a figure computed (``ml.metrics``).
+is problems_by_check (``dataset.problems``, ``dataset.balance``) or a figure computed (``evaluation.metrics``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from emotion_assets.defs import metadata as display
-from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import EVALUATION, RAW_DATASET, predictions_key
 from emotion_assets.storage.workspace import Workspace
@@ -24,7 +24,7 @@ def asset_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     return [dataset_checks, _predictions_checks(settings), evaluation_checks]
 
 
-def _spec(key: Sequence[str], name: str, description: str) -> dg.AssetCheckSpec:
+def _check_spec(key: Sequence[str], name: str, description: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(name, asset=dg.AssetKey(key), description=description, blocking=name in BLOCKING)
 
 
@@ -43,22 +43,22 @@ def _result(key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]]
 @dg.multi_asset_check(
     name="dataset_checks",
     specs=[
-        _spec(RAW_DATASET, "schema", "Each split has rows and just the columns text and label, both strings."),
-        _spec(RAW_DATASET, "labels", "Train has exactly the labels of the profile; no split has others."),
-        _spec(RAW_DATASET, "no_empty_text", "Every row has a text."),
-        _spec(RAW_DATASET, "no_overlap", "No two splits share a text, case and punctuation ignored."),
-        _spec(RAW_DATASET, "no_conflicting_labels", "Copies of a text in a split carry the same label."),
-        _spec(
+        _check_spec(RAW_DATASET, "schema", "Each split has rows and just the columns text and label, both strings."),
+        _check_spec(RAW_DATASET, "labels", "Train has exactly the labels of the profile; no split has others."),
+        _check_spec(RAW_DATASET, "no_empty_text", "Every row has a text."),
+        _check_spec(RAW_DATASET, "no_overlap", "No two splits share a text, case and punctuation ignored."),
+        _check_spec(RAW_DATASET, "no_conflicting_labels", "Copies of a text in a split carry the same label."),
+        _check_spec(
             RAW_DATASET, "no_drift_of_shares", "Label shares of validation and test are those of train, but for chance."
         ),
     ],
 )
-@plain_errors
+@user_errors_as_failures
 def dataset_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
     from emotion_assets.dataset.problems import dataset_problems
 
-    found = dataset_problems(workspace.store.current(RAW_DATASET), workspace.settings.labels)
-    for name, problems in found.items():
+    problems_by_check = dataset_problems(workspace.store.current(RAW_DATASET), workspace.settings.labels)
+    for name, problems in problems_by_check.items():
         yield _result(RAW_DATASET, name, problems)
 
 
@@ -67,10 +67,10 @@ def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(
         name="predictions_checks",
-        specs=[_spec(predictions_key(name), "distributions", what) for name in settings.models],
+        specs=[_check_spec(predictions_key(name), "distributions", what) for name in settings.models],
         can_subset=True,
     )
-    @plain_errors
+    @user_errors_as_failures
     def predictions_checks(
         context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -87,16 +87,16 @@ def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
 @dg.multi_asset_check(
     name="evaluation_checks",
     specs=[
-        _spec(EVALUATION, "same_rows", "The models compared were measured on the current validation and test."),
-        _spec(EVALUATION, "every_model", "Every model of the profile is evaluated."),
-        _spec(EVALUATION, "better_than_a_guess", "Every model beats naming the most frequent label."),
-        _spec(EVALUATION, "no_class_collapses", "No model has a label that it hardly ever recognises."),
+        _check_spec(EVALUATION, "same_rows", "The models compared were measured on the current validation and test."),
+        _check_spec(EVALUATION, "every_model", "Every model of the profile is evaluated."),
+        _check_spec(EVALUATION, "better_than_a_guess", "Every model beats naming the most frequent label."),
+        _check_spec(EVALUATION, "no_class_collapses", "No model has a label that it hardly ever recognises."),
     ],
 )
-@plain_errors
+@user_errors_as_failures
 def evaluation_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
     from emotion_assets.evaluation.problems import evaluation_problems
 
-    found = evaluation_problems(workspace.settings, workspace.store, workspace.warehouse)
-    for name, problems in found.items():
+    problems_by_check = evaluation_problems(workspace.settings, workspace.store, workspace.warehouse)
+    for name, problems in problems_by_check.items():
         yield _result(EVALUATION, name, problems)

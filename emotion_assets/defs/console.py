@@ -16,12 +16,12 @@ SHOWN = {"STEP_START", "STEP_SUCCESS", "STEP_FAILURE", "RUN_SUCCESS", "RUN_FAILU
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        meta = _meta(record)
+        meta = _dagster_metadata(record)
         step = str(meta.get("step_key") or "run").replace("__", "/")
         return f"{self.formatTime(record, '%H:%M:%S')}  {step:<32} {_text(record, meta)}"
 
 
-def _meta(record: logging.LogRecord) -> dict[str, Any]:
+def _dagster_metadata(record: logging.LogRecord) -> dict[str, Any]:
     meta: dict[str, Any] = getattr(record, "dagster_meta", {})
     return meta
 
@@ -43,8 +43,8 @@ def _text(record: logging.LogRecord, meta: dict[str, Any]) -> str:
     return said
 
 
-def _wanted(record: logging.LogRecord) -> bool:
-    event = _meta(record).get("dagster_event")
+def _is_shown(record: logging.LogRecord) -> bool:
+    event = _dagster_metadata(record).get("dagster_event")
     if event is not None:
         return event.event_type_value in SHOWN
     return record.levelno >= logging.INFO and "[pipes]" not in record.getMessage()
@@ -57,7 +57,7 @@ def _console_logger(_: dg.InitLoggerContext) -> logging.Logger:
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_Line())
-        handler.addFilter(_wanted)
+        handler.addFilter(_is_shown)
         logger.addHandler(handler)
     return logger
 

@@ -6,7 +6,7 @@ import dagster as dg
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.automation import follow_inputs
-from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.defs.resources import STARTS_FIRST, WAREHOUSE_POOL
 from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
@@ -33,7 +33,7 @@ def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     code_version=versions.DATASET,
     description="The labelled texts as train, validation and test in Parquet; the data version is a content hash.",
 )
-@plain_errors
+@user_errors_as_failures
 def raw_emotion_dataset(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
@@ -86,7 +86,7 @@ def raw_emotion_dataset(
     automation_condition=follow_inputs(),
     description="Counts and shares per split and class, imbalance, shift, duplicates, conflicting and doubtful labels.",
 )
-@plain_errors
+@user_errors_as_failures
 def class_balance_report(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
@@ -154,7 +154,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         automation_condition=follow_inputs(),
         description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
     )
-    @plain_errors
+    @user_errors_as_failures
     def tokenised_splits(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:

@@ -9,7 +9,7 @@ import dagster as dg
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.automation import follow_inputs
-from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.defs.resources import WAREHOUSE_POOL
 from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
@@ -37,7 +37,7 @@ def _predictions(name: str) -> dg.AssetsDefinition:
         automation_condition=follow_inputs(),
         description=f"Class probabilities of {name} for every row of validation and test.",
     )
-    @plain_errors
+    @user_errors_as_failures
     def predictions(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
@@ -83,7 +83,7 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
             "intervals, in DuckDB and as a page."
         ),
     )
-    @plain_errors
+    @user_errors_as_failures
     def evaluation_table(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
@@ -193,7 +193,7 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
             "version), rollback, unpin."
         ),
     )
-    @plain_errors
+    @user_errors_as_failures
     def champion_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
     ) -> dg.MaterializeResult[None]:

@@ -15,7 +15,7 @@ from emotion_assets.settings.errors import user_line
 Body = TypeVar("Body", bound=Callable[..., Any])
 
 
-def plain_errors(body: Body) -> Body:
+def user_errors_as_failures(body: Body) -> Body:
     """Turn what a user can do something about (a ``UserError``, a full disk, no memory left) into a ``dagster.Failure``
     of one line that is not retried. The body of an asset returns, the body of checks yields.
 
@@ -25,19 +25,19 @@ def plain_errors(body: Body) -> Body:
 
     @functools.wraps(body)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _as_one_line():
+        with _raise_as_failure():
             return body(*args, **kwargs)
 
     @functools.wraps(body)
     def run_yielding(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        with _as_one_line():
+        with _raise_as_failure():
             yield from body(*args, **kwargs)
 
     return run_yielding if inspect.isgeneratorfunction(body) else run  # type: ignore[return-value]
 
 
 @contextmanager
-def _as_one_line() -> Iterator[None]:
+def _raise_as_failure() -> Iterator[None]:
     try:
         yield
     except Exception as error:

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from emotion_assets.defs import metadata as display
-from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.defs.resources import WAREHOUSE_POOL
 from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
@@ -30,7 +30,7 @@ def feedback_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     pool=WAREHOUSE_POOL,
     description="The accepted rows of every file ever dropped in the inbox, each once; files and rejects beside them.",
 )
-@plain_errors
+@user_errors_as_failures
 def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
     from emotion_assets.ingest.ledger import ingest
     from emotion_assets.storage.warehouse.feedback import feedback_totals
@@ -85,7 +85,7 @@ class ScoringConfig(dg.Config):
     pool=WAREHOUSE_POOL,
     description="One score per feedback row and model version; unsure rows abstain and wait in review_queue.",
 )
-@plain_errors
+@user_errors_as_failures
 def scored_feedback(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ScoringConfig
 ) -> dg.MaterializeResult[None]:
@@ -111,7 +111,7 @@ def scored_feedback(
             "texts computed": report.computed,
             "statuses of this run": display.table([report.statuses]),
             "confidence threshold": report.threshold,
-            "earlier rows with another status by it": report.rejudged,
+            "earlier rows with another status by it": report.redecided,
             "emotions": display.table(totals["emotions"]),
             "waiting for review": totals["in_review"],
             **({"churn": display.table(report.churn)} if config.rescore else {}),
@@ -128,15 +128,15 @@ def scored_feedback(
     pool=WAREHOUSE_POOL,
     description="How customers feel and since when: a page for people, Parquet and CSV for dashboards.",
 )
-@plain_errors
+@user_errors_as_failures
 def feedback_report(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:
     from emotion_assets.reports.feedback_page import write_feedback_page
-    from emotion_assets.reports.pending import showing_reviews
+    from emotion_assets.reports.pending import record_shown_reviews
     from emotion_assets.storage.exports import export_tables
 
-    with showing_reviews(workspace.settings, workspace.warehouse):
+    with record_shown_reviews(workspace.settings, workspace.warehouse):
         page = write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
         exported = export_tables(workspace.warehouse)
     return dg.MaterializeResult(

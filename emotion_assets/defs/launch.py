@@ -1,7 +1,7 @@
 """Start a training as its own process under Dagster Pipes, hear of it, and end it with the run.
 
 Belongs here: the process, its group, its messages, and what its end means for the step. Does not belong here: what is
-trained (``ml.train``) and what is done with the result (``assets.models``).
+trained (``jobs.process``) and what is done with the result (``defs.models``).
 https://docs.dagster.io/integrations/external-pipelines
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from emotion_assets.jobs.process import TrainingJob
 
 TERM_SECONDS = 3.0
-QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # nothing is downloaded in it, and its own progress is told in lines
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # nothing is downloaded in it, and its progress is reported in lines
 
 
 def run_training(context: dg.AssetExecutionContext, job: TrainingJob) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from emotion_assets.defs import metadata as display
-from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.defs.launch import run_training
 from emotion_assets.defs.resources import STARTS_FIRST, TRAINING_POOL
 from emotion_assets.jobs.process import PRETRAINING, TrainingJob, stored_input
@@ -26,7 +26,7 @@ LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same mod
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     bases = [_base_model(settings, name) for name in settings.bases]
-    return [*bases, *(_model(settings, name) for name in settings.models)]
+    return [*bases, *(_model_asset(settings, name) for name in settings.models)]
 
 
 def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
@@ -50,21 +50,23 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
             else "The base checkpoint as a local folder, every file hashed."
         ),
     )
-    @plain_errors
+    @user_errors_as_failures
     def base_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
         if made_here:
             inputs = {"tokens": workspace.store.current(tokens, verify=False)}  # the training process verifies
-            folder = _trained(context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs)
+            folder = _train_or_recall(
+                context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs
+            )
         else:
-            folder = _resolved(workspace, name)
-        return _result(folder, {"pre-training": folder.info.get("curve")})
+            folder = _resolve_base(workspace, name)
+        return _materialize_result(folder, {"pre-training": folder.info.get("curve")})
 
     return base_model
 
 
-def _resolved(workspace: Workspace, name: str) -> StoredFolder:
+def _resolve_base(workspace: Workspace, name: str) -> StoredFolder:
     """A base from the Hub or from a folder, stored."""
     from emotion_assets.models.bases import resolve_checkpoint
     from emotion_assets.models.requirements import require_checkpoint
@@ -78,7 +80,7 @@ def _resolved(workspace: Workspace, name: str) -> StoredFolder:
     return folder
 
 
-def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
+def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     model = settings.models[name]
     kind = kind_of(model)
     sources = kind.inputs(model, settings)
@@ -94,18 +96,18 @@ def _model(settings: Settings, name: str) -> dg.AssetsDefinition:
         op_tags=STARTS_FIRST if name == MAIN_MODEL else None,
         description=kind.describe(model),
     )
-    @plain_errors
+    @user_errors_as_failures
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
         inputs = {part: workspace.store.current(key, verify=False) for part, key in sources.items()}
-        folder = _trained(context, workspace, model_key(name), "models", kind.name, model, inputs)
-        return _result(folder, {"training": folder.info.get("curve")})
+        folder = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs)
+        return _materialize_result(folder, {"training": folder.info.get("curve")})
 
     return trained_model
 
 
-def _trained(
+def _train_or_recall(
     context: dg.AssetExecutionContext,
     workspace: Workspace,
     key: Sequence[str],
@@ -142,7 +144,7 @@ def _trained(
     return folder
 
 
-def _result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult[None]:
+def _materialize_result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult[None]:
     info = folder.info
     plots = {
         name: display.curve(curve["steps"], curve["losses"], curve["validation_accuracy"], name)

@@ -75,13 +75,13 @@ def choose_champion(
     if last and last["run_id"] == run_id:
         made = last  # a step that is tried again must not roll back twice
     elif request.pin:
-        made = _pinned(settings, store, versions, request.pin)
+        made = _pin(settings, store, versions, request.pin)
     elif request.rollback:
-        made = _rolled_back(history)
+        made = _roll_back(history)
     elif last and last["pinned"] and not request.unpin:
         made = last
     else:
-        made = _decided(settings, store, warehouse, last, context)
+        made = _apply_rule(settings, store, warehouse, last, context)
     model = store.open("models", made["model_digest"])
     predictions = predict(made["model"], model, context.dataset, store)
     if last and last["evidence"] == made["evidence"]:
@@ -89,7 +89,7 @@ def choose_champion(
     else:
         if last:  # decisions are read in the order of their times, and a clock may jump back
             now = max(now, last["decided_at"] + timedelta(microseconds=1))
-        decision = {"decided_at": now, "run_id": run_id, **_predecessor(last), **made}
+        decision = {"decided_at": now, "run_id": run_id, **_predecessor_columns(last), **made}
         with warehouse.writing() as db:
             if champion_decisions(db) != history:
                 raise ChampionError("champion_model: another run has decided in the meantime; materialise it again")
@@ -99,12 +99,12 @@ def choose_champion(
     return Choice(decision, model, predictions)
 
 
-def _predecessor(last: Row | None) -> Row:
+def _predecessor_columns(last: Row | None) -> Row:
     columns = {"model": "model", "version": "model_version", "digest": "model_digest"}
     return {f"predecessor_{part}": last[column] if last else None for part, column in columns.items()}
 
 
-def _pinned(settings: Settings, store: Store, versions: Sequence[Row], pin: str) -> Row:
+def _pin(settings: Settings, store: Store, versions: Sequence[Row], pin: str) -> Row:
     if pin in settings.models:
         model, digest = pin, store.current(model_key(pin), verify=False).digest
     else:
@@ -114,19 +114,19 @@ def _pinned(settings: Settings, store: Store, versions: Sequence[Row], pin: str)
             raise ChampionError(f"champion_model: pin {pin!r} is no model or version; use one of {choices}")
         model, digest = matches[0]["model"], matches[0]["model_digest"]
     reason = f"pinned to {model} by run config; holds until unpin"
-    return _requested("pinned", model, digest, reason, fingerprint("pinned", digest))
+    return _decision_by_request("pinned", model, digest, reason, fingerprint("pinned", digest))
 
 
-def _rolled_back(history: Sequence[Row]) -> Row:
+def _roll_back(history: Sequence[Row]) -> Row:
     digest = champion_before([(row["action"], row["model_digest"]) for row in history])
     if digest is None:
         raise ChampionError("champion_model: there is no earlier champion to roll back to; pin a model instead")
     model = next(row["model"] for row in reversed(history) if row["model_digest"] == digest)
     reason = f"rolled back from {history[-1]['model']} to {model} by run config; holds until unpin"
-    return _requested("rolled_back", model, digest, reason, fingerprint("rolled_back", len(history)))
+    return _decision_by_request("rolled_back", model, digest, reason, fingerprint("rolled_back", len(history)))
 
 
-def _requested(action: str, model: str, digest: str, reason: str, evidence: str) -> Row:
+def _decision_by_request(action: str, model: str, digest: str, reason: str, evidence: str) -> Row:
     return {
         "action": action,
         "pinned": True,
@@ -140,7 +140,7 @@ def _requested(action: str, model: str, digest: str, reason: str, evidence: str)
     }
 
 
-def _decided(
+def _apply_rule(
     settings: Settings, store: Store, warehouse: Warehouse, last: Row | None, context: EvaluationContext
 ) -> Row:
     """The rule's decision among the newest version of each model of the profile, and the champion so far."""
@@ -162,10 +162,10 @@ def _decided(
         except UserError as error:
             remark = f" (the champion so far cannot be measured on these rows: {error})"
     decision = decide(candidates, incumbent, settings.evaluation)
-    return _as_row(decision, settings, validation_rows, candidates, remark)
+    return _decision_row(decision, settings, validation_rows, candidates, remark)
 
 
-def _as_row(
+def _decision_row(
     decision: Decision, settings: Settings, split_fingerprint: str, candidates: Sequence[Candidate], remark: str
 ) -> Row:
     measured = sorted((c.model, c.model_version, c.accuracy) for c in candidates)

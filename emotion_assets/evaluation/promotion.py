@@ -71,7 +71,7 @@ def decide(candidates: Sequence[Candidate], incumbent: Candidate | None, rule: E
     if len({c.split_fingerprint for c in [*candidates, *([incumbent] if incumbent else [])]}) != 1:
         raise ValueError("a decision needs candidates, all measured on the same validation rows")
     if incumbent is None:
-        return _first(candidates, rule)
+        return _decide_first(candidates, rule)
     challengers = [c for c in candidates if c.model_version != incumbent.model_version]
     verdicts = tuple(_verdict(c, incumbent, rule) for c in challengers)
     qualified = [c for c, verdict in zip(challengers, verdicts, strict=True) if verdict.qualifies]
@@ -80,7 +80,7 @@ def decide(candidates: Sequence[Candidate], incumbent: Candidate | None, rule: E
         best = max(verdicts, key=lambda v: v.accuracy, default=None)
         reason = "no other model was measured" if best is None else f"best challenger {best.model}: {best.why}"
         return Decision("kept", incumbent, f"{incumbent.model} stays ({incumbent.accuracy:.4f}); {reason}", verdicts)
-    chosen = _preferred(better or qualified, rule)
+    chosen = _choose_best(better or qualified, rule)
     why = next(verdict.why for verdict in verdicts if verdict.model_version == chosen.model_version)
     return Decision("promoted", chosen, f"{chosen.model} replaces {incumbent.model}: {why}", verdicts)
 
@@ -104,11 +104,13 @@ def champion_before(history: Sequence[tuple[str, str]]) -> str | None:
     return stack[-2] if len(stack) > 1 else None
 
 
-def _first(candidates: Sequence[Candidate], rule: EvaluationSettings) -> Decision:
+def _decide_first(candidates: Sequence[Candidate], rule: EvaluationSettings) -> Decision:
     whole = [c for c in candidates if not collapsed_classes(c, rule)]
-    chosen = _preferred(whole or candidates, rule)
+    chosen = _choose_best(whole or candidates, rule)
     verdicts = tuple(
-        _as_verdict(c, None, c in whole, "" if c in whole else _collapse(collapsed_classes(c, rule), c, rule))
+        _make_verdict(
+            c, None, c in whole, "" if c in whole else _describe_collapse(collapsed_classes(c, rule), c, rule)
+        )
         for c in candidates
     )
     reason = f"{chosen.model} is the first champion: validation accuracy {chosen.accuracy:.4f}"
@@ -124,16 +126,16 @@ def _verdict(challenger: Candidate, incumbent: Candidate, rule: EvaluationSettin
     lost = [c for c in collapsed_classes(challenger, rule) if c not in collapsed_classes(incumbent, rule)]
     points, margin = f"{gain * 100:+.2f} points of validation accuracy", f"{rule.promotion_margin * 100:g}"
     if lost:
-        return _as_verdict(challenger, gain, False, f"{points}, but {_collapse(lost, challenger, rule)}")
+        return _make_verdict(challenger, gain, False, f"{points}, but {_describe_collapse(lost, challenger, rule)}")
     if gain >= rule.promotion_margin:
-        return _as_verdict(challenger, gain, True, f"{points}, at or above the margin of {margin}")
+        return _make_verdict(challenger, gain, True, f"{points}, at or above the margin of {margin}")
     if gain >= -rule.as_good_within and _much_cheaper(challenger, incumbent, rule):
         times = incumbent.total_parameters / max(1, challenger.total_parameters)
-        return _as_verdict(challenger, gain, True, f"as good ({points}) and {times:.1f} times fewer parameters")
-    return _as_verdict(challenger, gain, False, f"{points}, short of the margin of {margin}")
+        return _make_verdict(challenger, gain, True, f"as good ({points}) and {times:.1f} times fewer parameters")
+    return _make_verdict(challenger, gain, False, f"{points}, short of the margin of {margin}")
 
 
-def _as_verdict(candidate: Candidate, difference: float | None, qualifies: bool, why: str) -> Verdict:
+def _make_verdict(candidate: Candidate, difference: float | None, qualifies: bool, why: str) -> Verdict:
     return Verdict(
         candidate.model,
         candidate.model_version,
@@ -146,7 +148,7 @@ def _as_verdict(candidate: Candidate, difference: float | None, qualifies: bool,
     )
 
 
-def _preferred(candidates: Sequence[Candidate], rule: EvaluationSettings) -> Candidate:
+def _choose_best(candidates: Sequence[Candidate], rule: EvaluationSettings) -> Candidate:
     """The most accurate, or the most accurate of those that are as good and much cheaper."""
     best = _most_accurate(candidates)
     cheaper = [c for c in candidates if _gain(c, best) >= -rule.as_good_within and _much_cheaper(c, best, rule)]
@@ -166,6 +168,16 @@ def _much_cheaper(candidate: Candidate, other: Candidate, rule: EvaluationSettin
     return candidate.total_parameters * rule.much_cheaper <= other.total_parameters
 
 
-def _collapse(labels: Sequence[str], candidate: Candidate, rule: EvaluationSettings) -> str:
+def _describe_collapse(labels: Sequence[str], candidate: Candidate, rule: EvaluationSettings) -> str:
     named = ", ".join(f"{label} ({candidate.recalls[label]:.2f})" for label in labels)
     return f"recall below {rule.collapse_recall} on {named}"
+
+
+def describe_rule(rule: EvaluationSettings) -> str:
+    """The rule in a sentence."""
+    return (
+        "A challenger replaces the champion when its validation accuracy is higher by "
+        f"{rule.promotion_margin * 100:g} points, or at most {rule.as_good_within * 100:g} lower with "
+        f"{rule.much_cheaper:g} times fewer parameters, and no label falls below a recall of {rule.collapse_recall:g} "
+        "that the champion recognises."
+    )

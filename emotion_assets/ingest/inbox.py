@@ -81,10 +81,10 @@ def sha256_of(file: InboxFile) -> str:
     digest = hashlib.sha256()
     try:
         with open_regular(file.path) as stream:
-            _must_be_as_listed(file, os.fstat(stream.fileno()))
+            _require_unchanged(file, os.fstat(stream.fileno()))
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
-            _must_be_as_listed(file, os.fstat(stream.fileno()))
+            _require_unchanged(file, os.fstat(stream.fileno()))
     except OSError as error:
         raise Unavailable(f"{file.name}: {error.strerror}; it is tried again at the next tick") from None
     return digest.hexdigest()
@@ -97,7 +97,7 @@ def check_unchanged(file: InboxFile) -> None:
         Unavailable: the file is not as it was when listed, so that what was read may be a mixture.
     """
     try:
-        _must_be_as_listed(file, os.lstat(file.path))
+        _require_unchanged(file, os.lstat(file.path))
     except OSError as error:
         raise Unavailable(f"{file.name}: {error.strerror}; it is tried again at the next tick") from None
 
@@ -132,13 +132,13 @@ def safe_text(name: str) -> str:
 def _walk(folder: Path, inbox: Path, settle_seconds: float, now: float) -> Iterator[InboxFile]:
     try:
         with os.scandir(folder) as entries:
-            found = list(entries)
+            children = list(entries)
     except OSError as error:
         if folder == inbox:
             raise Unavailable(f"{inbox}: {error.strerror}; make the inbox readable") from None
-        yield _entry(folder, inbox, None, Reason.UNREADABLE)
+        yield _make_entry(folder, inbox, None, Reason.UNREADABLE)
         return
-    for entry in found:
+    for entry in children:
         path = Path(entry.path)
         try:
             status = entry.stat(follow_symlinks=False)
@@ -146,11 +146,11 @@ def _walk(folder: Path, inbox: Path, settle_seconds: float, now: float) -> Itera
             continue  # removed between the listing and the look at it
         if stat.S_ISDIR(status.st_mode) and not entry.name.startswith("."):
             if len(path.relative_to(inbox).parts) > MAX_FOLDER_DEPTH:
-                yield _entry(path, inbox, status, Reason.TOO_DEEP_FOLDER)
+                yield _make_entry(path, inbox, status, Reason.TOO_DEEP_FOLDER)
             else:
                 yield from _walk(path, inbox, settle_seconds, now)
         else:
-            yield _entry(path, inbox, status, _problem(entry.name, status, settle_seconds, now))
+            yield _make_entry(path, inbox, status, _problem(entry.name, status, settle_seconds, now))
 
 
 def _problem(name: str, status: os.stat_result, settle_seconds: float, now: float) -> Reason | None:
@@ -174,7 +174,7 @@ def _problem(name: str, status: os.stat_result, settle_seconds: float, now: floa
     return Reason.STILL_WRITTEN if settle_seconds and now - changed < settle_seconds else None
 
 
-def _entry(path: Path, inbox: Path, status: os.stat_result | None, problem: Reason | None) -> InboxFile:
+def _make_entry(path: Path, inbox: Path, status: os.stat_result | None, problem: Reason | None) -> InboxFile:
     name = safe_text(str(path.relative_to(inbox)))
     return InboxFile(
         path=path,
@@ -188,7 +188,7 @@ def _entry(path: Path, inbox: Path, status: os.stat_result | None, problem: Reas
     )
 
 
-def _must_be_as_listed(file: InboxFile, status: os.stat_result) -> None:
+def _require_unchanged(file: InboxFile, status: os.stat_result) -> None:
     listed = (file.inode, file.size, file.mtime_ns, file.ctime_ns)
     if (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns) != listed:
         raise Unavailable(f"{file.name}: changed while it was read; it is tried again at the next tick")

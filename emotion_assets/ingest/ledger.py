@@ -101,7 +101,7 @@ def ingest(
     """
     reading = reading_fingerprint(settings)
     with warehouse.reading() as db:
-        known = file_states(db)
+        states = file_states(db)
     new: list[FileOutcome] = []
     left: list[LeftFile] = []
     settled = 0
@@ -111,7 +111,7 @@ def ingest(
             continue
         try:
             sha256 = sha256_of(file)
-            if is_settled(known, sha256, reading):
+            if is_settled(states, sha256, reading):
                 settled += 1
                 continue
             moment = datetime.fromtimestamp(now(), UTC)
@@ -120,7 +120,7 @@ def ingest(
         except Unavailable as error:
             left.append(LeftFile(file.name, str(error)))
             continue
-        known[sha256] = ("ingested", reading) if outcome is None else (outcome.status, reading)
+        states[sha256] = ("ingested", reading) if outcome is None else (outcome.status, reading)
         if outcome is None:
             settled += 1
             continue
@@ -141,7 +141,7 @@ def _ingest_file(
     """Stage and store one file; None if another run has stored the same bytes meanwhile."""
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as scratch:
         try:
-            _stage(read_feedback(file.path, settings), record.sha256, scratch)
+            _write_staged_rows(read_feedback(file.path, settings), record.sha256, scratch)
         except Quarantine as quarantine:
             check_unchanged(file)
             with warehouse.writing() as db:
@@ -157,7 +157,7 @@ def _ingest_file(
     return None if counts is None else FileOutcome(record.name, "ingested", None, counts)
 
 
-def _stage(rows: Iterator[Accepted | Rejected], sha256: str, scratch: IO[bytes]) -> None:
+def _write_staged_rows(rows: Iterator[Accepted | Rejected], sha256: str, scratch: IO[bytes]) -> None:
     """Write the rows as an Arrow stream with the schema ``STAGED``."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(scratch, STAGED, options=options) as stream:

@@ -1,4 +1,4 @@
-"""What every network has in common, whatever its kind: batched inference, accuracy, and what is told of a training."""
+"""What networks of every kind have in common: batched inference, accuracy, and what is reported of a training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from emotion_assets.models.transformer.batches import batch_by_length
 from emotion_assets.training import distributed
 from emotion_assets.training.progress import TrainingHistory
-from emotion_assets.training.runtime import Runtime, peak_memory_mb
+from emotion_assets.training.runtime import Runtime, describe_dtype, peak_memory_mb
 from emotion_assets.training.trainer import TrainingError
 
 BATCH = 64
@@ -65,7 +65,7 @@ def describe_training(module: nn.Module, history: TrainingHistory, runtime: Runt
         "total_parameters": total,
         "train_seconds": history.seconds,
         "peak_memory_mb": peak_memory_mb(),
-        "runtime": f"{runtime.device.type}, {str(runtime.dtype).removeprefix('torch.')} ({runtime.why})",
+        "runtime": f"{runtime.device.type}, {describe_dtype(runtime.dtype)} ({runtime.why})",
         "validation_accuracy": max(history.scores, default=0.0),
         "curve": history.as_dict(),
     }

@@ -47,6 +47,6 @@ def gpu_problem(needed_gb: float) -> str | None:
         return f"needs a CUDA GPU with {needed_gb:g} GB, and torch finds none here; {fix}"
     properties = torch.cuda.get_device_properties(0)
     if properties.total_memory < needed_gb * 1e9:
-        found = properties.total_memory / 1e9
-        return f"needs a GPU with {needed_gb:g} GB, and {properties.name} has {found:.0f} GB; {fix}"
+        available_gb = properties.total_memory / 1e9
+        return f"needs a GPU with {needed_gb:g} GB, and {properties.name} has {available_gb:.0f} GB; {fix}"
     return None

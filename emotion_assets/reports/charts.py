@@ -46,7 +46,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str) -> Markup:
     for power in range(left, right + 1):
         x = x_at(10**power)
         parts.append(_line(x, TOP, x, HEIGHT - BOTTOM, "grid"))
-        parts.append(_text(x, HEIGHT - BOTTOM + 15, _power(power), "tick middle"))
+        parts.append(_text(x, HEIGHT - BOTTOM + 15, _format_power_of_ten(power), "tick middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "label middle"))
     places = [(x_at(p.x), y_at(p.y)) for p in points]
     for point, (x, y) in zip(points, places, strict=True):
@@ -56,7 +56,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str) -> Markup:
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" class="{mark}"><title>{escape(tip)}</title></circle>')
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     for point, (x, y) in zip(points, places, strict=True):
-        parts.extend(_name_beside(point, x, y, taken))
+        parts.extend(_place_label(point, x, y, taken))
     return _svg(parts, WIDTH, HEIGHT, f"{y_label} against {x_label}")
 
 
@@ -100,7 +100,7 @@ def histogram(edges: Sequence[float], series: Sequence[tuple[str, Sequence[int]]
         return TOP + (1 - share / top) * (height - TOP - BOTTOM)
 
     parts = list(_share_axis(0, top, y_at))
-    for value in _ticks(edges[0], edges[-1], 6):
+    for value in _round_ticks(edges[0], edges[-1], 6):
         parts.append(_text(x_at(value), height - BOTTOM + 15, f"{value:g}", "tick middle"))
     for number, (name, shares) in enumerate(lines):
         path = " ".join(
@@ -112,7 +112,7 @@ def histogram(edges: Sequence[float], series: Sequence[tuple[str, Sequence[int]]
     return _svg(parts, WIDTH, height, x_label)
 
 
-def _name_beside(point: Point, x: float, y: float, taken: list[Box]) -> list[str]:
+def _place_label(point: Point, x: float, y: float, taken: list[Box]) -> list[str]:
     """The point's name where it covers no other name or point, with a line to the point when it is not beside it."""
     width, height = 6.1 * len(point.name), 11
 
@@ -140,14 +140,14 @@ def _overlap(a: Box, b: Box) -> bool:
 def _share_axis(low: float, high: float, y_at: object) -> list[str]:
     assert callable(y_at)
     parts = []
-    for share in _ticks(low, high, 5):
+    for share in _round_ticks(low, high, 5):
         digits = 0 if abs(share * 100 - round(share * 100)) < 1e-6 else 1
         parts.append(_line(LEFT, y_at(share), WIDTH - RIGHT, y_at(share), "grid"))
         parts.append(_text(LEFT - 5, y_at(share) + 4, f"{share * 100:.{digits}f}%", "tick end"))
     return parts
 
 
-def _ticks(low: float, high: float, wanted: int) -> list[float]:
+def _round_ticks(low: float, high: float, wanted: int) -> list[float]:
     """Round values within the bounds, about ``wanted`` of them."""
     rough = (high - low) / wanted
     size = 10 ** math.floor(math.log10(rough))
@@ -161,7 +161,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return max(0.0, low - room), min(1.0, high + room)
 
 
-def _power(power: int) -> str:
+def _format_power_of_ten(power: int) -> str:
     """1, 10, 100, 1k, 10k ... 1B."""
     thousands, rest = divmod(power, 3)
     return f"{10**rest}{('', 'k', 'M', 'B', 'T')[thousands]}" if power >= 0 else f"{10.0**power:g}"

@@ -19,10 +19,11 @@ from emotion_assets.dataset.balance import BalanceReport
 from emotion_assets.dataset.splits import OFFICIAL_TEST_FINGERPRINT, read_split
 from emotion_assets.evaluation.metrics import accuracy_interval, holm, reliability, scale
 from emotion_assets.evaluation.predictions import read_predictions
+from emotion_assets.evaluation.promotion import describe_rule
 from emotion_assets.evaluation.rows import current_predictions
 from emotion_assets.reports.charts import Point, histogram, reliability_diagram, scatter
 from emotion_assets.reports.render import count, percent, signed_points, write_page
-from emotion_assets.settings.schema import EvaluationSettings, Settings
+from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import BALANCE, RAW_DATASET
 from emotion_assets.storage.store import Store, StoredFolder
 from emotion_assets.storage.warehouse.database import Warehouse
@@ -68,7 +69,7 @@ def write_evaluation_page(settings: Settings, store: Store, warehouse: Warehouse
     champion = _champion(tables.decisions)
     for row in tables.board:
         row["champion"] = champion is not None and row["model_digest"] == champion["model_digest"]
-    paper = _paper(first)
+    paper = _published_figures(first)
     pairs = _pairs(tables.board, tables.pairs)
     content = {
         "dataset": first["dataset"],
@@ -89,11 +90,11 @@ def write_evaluation_page(settings: Settings, store: Store, warehouse: Warehouse
         "classes": _classes(tables.board, tables.classes),
         "confusions": _confusions(tables.board, tables.confusion),
         "calibration": _calibration(tables.board, predictions),
-        "mistakes": _mistakes(tables.board, predictions, dataset),
-        "data": _data(store, dataset),
+        "mistakes": _most_confident_mistakes(tables.board, predictions, dataset),
+        "data": _data_quality(store, dataset),
         "champion": champion,
         "history": tables.decisions[::-1],
-        "rule": _rule(settings.evaluation),
+        "rule": describe_rule(settings.evaluation),
     }
     return write_page(settings.reports / PAGE, PAGE, content)
 
@@ -191,7 +192,7 @@ def _intervals(board: Sequence[Row], with_paper: bool) -> Row:
     }
 
 
-def _paper(first: Row) -> Row:
+def _published_figures(first: Row) -> Row:
     official = first["split_fingerprint"] == OFFICIAL_TEST_FINGERPRINT
     interval = accuracy_interval(1840, 2000)
     if official:
@@ -215,16 +216,16 @@ def _pairs(board: Sequence[Row], rows: Sequence[Row]) -> Row:
     ]
     corrected = holm([row["mcnemar_p"] for row in chosen]) if chosen else []
     listed = [row | {"corrected_p": p} for row, p in zip(chosen, corrected, strict=True)]
-    found = {}
+    differences = {}
     for row in listed:
-        found[row["model_a"], row["model_b"]] = (row["accuracy_difference"], row)
-        found[row["model_b"], row["model_a"]] = (-row["accuracy_difference"], row)
-    largest = max((abs(difference) for difference, _ in found.values()), default=1.0) or 1.0
+        differences[row["model_a"], row["model_b"]] = (row["accuracy_difference"], row)
+        differences[row["model_b"], row["model_a"]] = (-row["accuracy_difference"], row)
+    largest = max((abs(difference) for difference, _ in differences.values()), default=1.0) or 1.0
 
     def cell(a: str, b: str) -> Row | None:
-        if (a, b) not in found:
+        if (a, b) not in differences:
             return None
-        difference, row = found[a, b]
+        difference, row = differences[a, b]
         return {
             "difference": difference,
             "shade": abs(difference) / largest,
@@ -235,27 +236,27 @@ def _pairs(board: Sequence[Row], rows: Sequence[Row]) -> Row:
         }
 
     names = [row["model"] for row in board]
-    equal = _not_told_apart(names, found)
+    equal = _not_significantly_worse(names, differences)
     return {
         "names": names,
         "rows": [{"name": a, "cells": [cell(a, b) for b in names]} for a in names],
         "list": sorted(listed, key=lambda row: row["mcnemar_p"]),
         "equal_to_first": equal,
-        "sentence": _sentence(names, found, equal),
+        "sentence": _sentence(names, differences, equal),
     }
 
 
-def _not_told_apart(names: Sequence[str], found: Mapping[tuple[str, str], Any]) -> list[str]:
+def _not_significantly_worse(names: Sequence[str], differences: Mapping[tuple[str, str], Any]) -> list[str]:
     """The models whose difference from the best may be chance, corrected for having compared each with the best."""
-    others = [name for name in names[1:] if (names[0], name) in found]
-    corrected = holm([found[names[0], name][1]["mcnemar_p"] for name in others])
+    others = [name for name in names[1:] if (names[0], name) in differences]
+    corrected = holm([differences[names[0], name][1]["mcnemar_p"] for name in others])
     return [name for name, p in zip(others, corrected, strict=True) if p >= 0.05]
 
 
-def _sentence(names: Sequence[str], found: Mapping[tuple[str, str], Any], equal: Sequence[str]) -> str:
-    if len(names) < 2 or (names[0], names[1]) not in found:
+def _sentence(names: Sequence[str], differences: Mapping[tuple[str, str], Any], equal: Sequence[str]) -> str:
+    if len(names) < 2 or (names[0], names[1]) not in differences:
         return ""
-    difference, row = found[names[0], names[1]]
+    difference, row = differences[names[0], names[1]]
     low, high = row["difference_low"], row["difference_high"]
     if row["model_a"] != names[0]:
         low, high = -high, -low
@@ -334,7 +335,9 @@ def _calibration(board: Sequence[Row], predictions: Mapping[str, StoredFolder]) 
     return drawn
 
 
-def _mistakes(board: Sequence[Row], predictions: Mapping[str, StoredFolder], dataset: StoredFolder) -> Row:
+def _most_confident_mistakes(
+    board: Sequence[Row], predictions: Mapping[str, StoredFolder], dataset: StoredFolder
+) -> Row:
     """The wrong predictions with the highest probability, of the champion or else of the best model."""
     ordered = sorted(board, key=lambda row: not row["champion"])
     row = next((row for row in ordered if row["model"] in predictions), None)
@@ -360,7 +363,7 @@ def _mistakes(board: Sequence[Row], predictions: Mapping[str, StoredFolder], dat
     }
 
 
-def _data(store: Store, dataset: StoredFolder) -> Row | None:
+def _data_quality(store: Store, dataset: StoredFolder) -> Row | None:
     """What ``class_balance_report`` found, if it was made for this very dataset."""
     if not store.has(BALANCE):
         return None
@@ -389,12 +392,3 @@ def _data(store: Store, dataset: StoredFolder) -> Row | None:
         ],
         "label_errors": report.label_errors,
     }
-
-
-def _rule(rule: EvaluationSettings) -> str:
-    return (
-        "A challenger replaces the champion when its validation accuracy is higher by "
-        f"{rule.promotion_margin * 100:g} points, or at most {rule.as_good_within * 100:g} lower with "
-        f"{rule.much_cheaper:g} times fewer parameters, and no label falls below a recall of {rule.collapse_recall:g} "
-        "that the champion recognises."
-    )

@@ -63,7 +63,7 @@ def make_report(settings: Settings, store: Store, warehouse: Warehouse) -> Feedb
         ask.prepare(db)
         overview = ask.overview(db)
         last = overview["last"]
-        unit = _unit(overview)
+        unit = _period_length(overview)
         periods = ask.over_time(db, unit)
         weeks = (
             (ask.emotions_between(db, last - WEEK, last), ask.emotions_between(db, last - 2 * WEEK, last - WEEK))
@@ -76,20 +76,22 @@ def make_report(settings: Settings, store: Store, warehouse: Warehouse) -> Feedb
             "rejects": ask.rejects(db),
             "files": ask.newest_files(db, FILES),
             "models": ask.by_model(db),
-            "live": _live(ask.reviewed(db)),
+            "live": _live_accuracy(ask.reviewed(db)),
         }
     drift, unseen = _drift(settings, store, calibration, recent) if recent is not None else ([], np.zeros(0))
     return FeedbackReport(
         labels=calibration.labels,
         overview=overview,
         unit=unit,
-        periods=_periods(periods, calibration.labels),
+        periods=_count_by_period(periods, calibration.labels),
         changes=changes(*weeks, calibration.labels),
         last_week={"start": last - WEEK if last else None, "end": last, "n": sum(weeks[0].values())},
-        attributes=[_attribute(name, rows, calibration.labels) for name, rows in attributes.items() if _tells(rows)],
+        attributes=[
+            _attribute(name, rows, calibration.labels) for name, rows in attributes.items() if _has_groups(rows)
+        ],
         drift=drift,
-        typical=_typical(recent, calibration.labels),
-        surprising=_surprising(recent, unseen),
+        typical=_most_confident_texts(recent, calibration.labels),
+        surprising=_texts_with_unseen_words(recent, unseen),
         **rest,
     )
 
@@ -123,14 +125,14 @@ def changes(now: dict[str, int], before: dict[str, int], labels: Sequence[str]) 
     return sorted(rows, key=lambda row: -abs(row["difference"]))
 
 
-def _unit(overview: Row) -> str:
+def _period_length(overview: Row) -> str:
     if not overview["last"]:
         return "day"
     days = (overview["last"] - overview["first"]).days
     return "day" if days <= 45 else "week" if days <= 730 else "month"
 
 
-def _periods(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
+def _count_by_period(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
     """One row for each period that has feedback: its rows by label."""
     periods: dict[datetime, Row] = {}
     for row in rows:
@@ -140,7 +142,7 @@ def _periods(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
     return list(periods.values())
 
 
-def _tells(rows: Sequence[Row]) -> bool:
+def _has_groups(rows: Sequence[Row]) -> bool:
     """Whether an attribute groups the rows: more than one value, and not nearly as many values as rows."""
     if not rows:
         return False
@@ -153,7 +155,7 @@ def _attribute(name: str, rows: Sequence[Row], labels: Sequence[str]) -> Row:
     for row in rows:
         value = values.setdefault(row["value"], {"value": row["value"], "n": row["rows"], "by": {}})
         value["by"][row["emotion"]] = row["n"]
-    ordered = sorted(values.values(), key=_by_number) if all(map(_is_number, values)) else list(values.values())
+    ordered = sorted(values.values(), key=_sort_by_number) if all(map(_is_number, values)) else list(values.values())
     listed = [{**value, "shares": [value["by"].get(label, 0) / value["n"] for label in labels]} for value in ordered]
     return {"name": name, "values": listed, "more": rows[0]["distinct_values"] - len(values)}
 
@@ -166,7 +168,7 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _by_number(value: Row) -> float:
+def _sort_by_number(value: Row) -> float:
     return float(value["value"])
 
 
@@ -199,29 +201,45 @@ def _drift(
     mix_before = np.bincount(probabilities.argmax(1), minlength=len(labels)).tolist()
     n = len(texts)
 
-    def drift(what: str, reference: str, figures: Figures, told: tuple[str, str]) -> Drift:
+    def drift(what: str, reference: str, figures: Figures, examples: tuple[str, str]) -> Drift:
         if n < settings.feedback.drift_min_rows:
-            return Drift(what, reference, n, None, None, None, *told)
-        return Drift(what, reference, n, *figures, *told)
+            return Drift(what, reference, n, None, None, None, *examples)
+        return Drift(what, reference, n, *figures, *examples)
 
     return [
-        drift("predicted emotions", "validation", compare_counts(mix, mix_before), _firsts(mix, mix_before, labels)),
-        drift("confidence", "validation", compare_values(sure, sure_before), _means(sure, sure_before, "{:.0%} sure")),
         drift(
-            "length", "training", compare_values(length, length_before), _means(length, length_before, "{:.1f} words")
+            "predicted emotions",
+            "validation",
+            compare_counts(mix, mix_before),
+            _describe_most_frequent(mix, mix_before, labels),
         ),
         drift(
-            "unseen words", "validation", compare_values(unseen, unseen_before), _means(unseen, unseen_before, "{:.1%}")
+            "confidence",
+            "validation",
+            compare_values(sure, sure_before),
+            _describe_means(sure, sure_before, "{:.0%} sure"),
+        ),
+        drift(
+            "length",
+            "training",
+            compare_values(length, length_before),
+            _describe_means(length, length_before, "{:.1f} words"),
+        ),
+        drift(
+            "unseen words",
+            "validation",
+            compare_values(unseen, unseen_before),
+            _describe_means(unseen, unseen_before, "{:.1%}"),
         ),
     ], unseen
 
 
-def _firsts(now: Sequence[int], before: Sequence[int], labels: Sequence[str]) -> tuple[str, str]:
+def _describe_most_frequent(now: Sequence[int], before: Sequence[int], labels: Sequence[str]) -> tuple[str, str]:
     first, second = (f"most: {labels[int(np.argmax(n))]} {max(n) / max(sum(n), 1):.0%}" for n in (now, before))
     return first, second
 
 
-def _means(now: np.ndarray, before: np.ndarray, form: str) -> tuple[str, str]:
+def _describe_means(now: np.ndarray, before: np.ndarray, form: str) -> tuple[str, str]:
     return form.format(now.mean()) if len(now) else "", form.format(before.mean())
 
 
@@ -235,7 +253,7 @@ def unseen_share(text: str, vocabulary: set[str]) -> float:
     return sum(word not in vocabulary for word in found) / len(found) if found else 0.0
 
 
-def _typical(recent: pa.Table | None, labels: Sequence[str]) -> list[Row]:
+def _most_confident_texts(recent: pa.Table | None, labels: Sequence[str]) -> list[Row]:
     """For each emotion the recent texts that the model is surest of."""
     if recent is None:
         return []
@@ -248,7 +266,7 @@ def _typical(recent: pa.Table | None, labels: Sequence[str]) -> list[Row]:
     return chosen
 
 
-def _surprising(recent: pa.Table | None, unseen: np.ndarray) -> list[Row]:
+def _texts_with_unseen_words(recent: pa.Table | None, unseen: np.ndarray) -> list[Row]:
     """Recent answered texts with the largest share of words that are new to the model: look at them first."""
     if recent is None:
         return []
@@ -261,7 +279,7 @@ def _surprising(recent: pa.Table | None, unseen: np.ndarray) -> list[Row]:
     return list({row["text"]: row for row in rows}.values())[: 2 * EXAMPLES]
 
 
-def _live(rows: Sequence[Row]) -> list[Row]:
+def _live_accuracy(rows: Sequence[Row]) -> list[Row]:
     """Accuracy on reviewed texts, with its interval: the audit sample whole, its answered part, and the abstained."""
     from emotion_assets.evaluation.metrics import accuracy_interval
 

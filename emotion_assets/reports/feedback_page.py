@@ -40,7 +40,7 @@ def content(report: FeedbackReport, written: datetime) -> dict[str, Any]:
         "cards": _cards(report) if total else [],
         "volume": volume_bars([(row["period"], row["n"]) for row in report.periods], report.unit) if total else None,
         "lines": _lines(report.periods, report.labels),
-        "changes": _placed(report.changes),
+        "changes": _place_on_chart(report.changes),
         "rejects": [row | {"explained": EXPLAINED.get(row["reason_code"], "")} for row in report.rejects],
     }
 
@@ -95,7 +95,7 @@ def _lines(periods: Sequence[dict[str, Any]], labels: Sequence[str]) -> list[dic
     return [{"label": label, "svg": share_line(points, min(1.0, top * 1.25), label)} for label, points in drawn]
 
 
-def _placed(changes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _place_on_chart(changes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Places on the chart of changes, in percent of its width; zero is in the middle."""
     reach = max((max(abs(row["low"]), abs(row["high"])) for row in changes), default=0.0) or 1.0
 

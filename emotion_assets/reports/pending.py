@@ -18,7 +18,7 @@ from emotion_assets.storage.keys import CHAMPION
 from emotion_assets.storage.store import Store, fingerprint
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.feedback import file_states, is_settled
-from emotion_assets.storage.warehouse.review import reviews_print
+from emotion_assets.storage.warehouse.review import fingerprint_reviews
 from emotion_assets.storage.warehouse.scores import count_waiting
 
 REVIEWS_SHOWN, NO_REVIEWS = ".feedback_reviews", "0 0"
@@ -42,7 +42,7 @@ class Work:
         return bool(self.new_files or self.unscored or self.new_reviews)
 
 
-def look_for_work(
+def find_pending_work(
     settings: Settings, store: Store, warehouse: Warehouse, now: float, hashes: Mapping[str, str]
 ) -> Work:
     """New files in the inbox, rows without a score, labels that the page does not show.
@@ -55,9 +55,9 @@ def look_for_work(
     """
     reading = reading_fingerprint(settings.feedback)
     with replace(warehouse, wait_seconds=min(warehouse.wait_seconds, TICK_WAIT_SECONDS)).reading() as db:
-        known = file_states(db)
+        states = file_states(db)
         unscored = count_waiting(db) if store.has(CHAMPION) else 0
-        new_reviews = store.has(CHAMPION) and reviews_print(db) != _reviews_shown(settings)
+        new_reviews = store.has(CHAMPION) and fingerprint_reviews(db) != _read_shown_reviews(settings)
     remembered: dict[str, str] = {}
     new: dict[str, str] = {}
     left = 0
@@ -73,7 +73,7 @@ def look_for_work(
             left += 1
             continue
         remembered[identity] = sha256
-        if not is_settled(known, sha256, reading):
+        if not is_settled(states, sha256, reading):
             new[sha256] = file.name
     summary = f"nothing new: {len(files) - left} files in {settings.inbox} are ingested, {left} left alone"
     if not store.has(CHAMPION):
@@ -82,19 +82,19 @@ def look_for_work(
 
 
 @contextmanager
-def showing_reviews(settings: Settings, warehouse: Warehouse) -> Iterator[None]:
+def record_shown_reviews(settings: Settings, warehouse: Warehouse) -> Iterator[None]:
     """Around the writing of the page: the labels from before it count as shown once it is written, later ones do not.
 
     Raises:
         UserError: the database cannot be read.
     """
     with warehouse.reading() as db:
-        shown = reviews_print(db)
+        shown = fingerprint_reviews(db)
     yield
     write_text_atomically(settings.reports / REVIEWS_SHOWN, f"{shown}\n")
 
 
-def _reviews_shown(settings: Settings) -> str:
+def _read_shown_reviews(settings: Settings) -> str:
     try:
         return (settings.reports / REVIEWS_SHOWN).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:

@@ -74,7 +74,7 @@ def import_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> Re
         if not label:
             unlabelled += 1
             continue
-        row, problem = _judged(line, label, labels, queued, accepted)
+        row, problem = _check_line(line, label, labels, queued, accepted)
         if row is None:
             rejected.append((number, problem))
         else:
@@ -97,7 +97,7 @@ def reviewed_rows(warehouse: Warehouse, labels: Sequence[str]) -> list[tuple[str
     return [(row["text"], row["label"]) for row in rows if row["label"] in labels]
 
 
-def _judged(
+def _check_line(
     line: Mapping[str, str], label: str, labels: Sequence[str], queued: set[str], accepted: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, str]:
     """The line as a row to store, or why it cannot be used."""

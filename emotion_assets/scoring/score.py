@@ -1,7 +1,7 @@
 """Scoring: the champion's answer for every row that has none, each batch of scores in one transaction.
 
 Belongs here: which texts are scored, in which batches, what status a score gets, which rows a person should see. Does
-not belong here: the model behind the answer (``ml.scoring``), what is SQL (``warehouse.feedback``).
+not belong here: the model behind the answer (``models.registry``), what is SQL (``warehouse.feedback``).
 
 The rows to be scored are written to a nameless file first, equal texts behind each other. So an identical text is
 computed once, the database is free while the model works, and memory does not grow with the rows.
@@ -54,8 +54,8 @@ BATCH_CHARACTERS = 16_000_000
 
 @dataclass(frozen=True)
 class ScoringReport:
-    """What a scoring run did. ``computed`` texts went through the model; ``rejudged`` rows scored before got another
-    status from a changed threshold; ``churn`` is as ``warehouse.feedback.churn`` gives it, empty unless history was
+    """What a scoring run did. ``computed`` texts went through the model; ``redecided`` rows scored before got another
+    status from a changed threshold; ``churn`` is as ``warehouse.scores.churn`` gives it, empty unless history was
     rescored."""
 
     model: str
@@ -64,7 +64,7 @@ class ScoringReport:
     rows: int
     computed: int
     statuses: dict[str, int]
-    rejudged: int
+    redecided: int
     churn: tuple[dict[str, Any], ...]
 
 
@@ -85,7 +85,7 @@ def parse_rescore(value: str | None) -> date | None:
         return date.fromisoformat(day.strip())
     except ValueError:
         raise UserError(
-            f"rescore: {value!r} is not known; use all, or since and a day as in: since 2026-01-31"
+            f"rescore: {value!r} is no choice; use all, or since and a day as in: since 2026-01-31"
         ) from None
 
 
@@ -117,7 +117,7 @@ def score_feedback(
     since = parse_rescore(rescore)
     calibration = calibrate(settings, store)
     version = calibration.folder.version
-    rejudged = _record_champion(warehouse, calibration, now())
+    redecided = _record_champion(warehouse, calibration, now())
     statuses = dict.fromkeys((OK, ABSTAIN, TRUNCATED), 0)
     computed = stored = 0
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
@@ -148,7 +148,7 @@ def score_feedback(
         with warehouse.reading() as db:
             changed = churn(db, version)
     return ScoringReport(
-        calibration.model, version, calibration.threshold, stored, computed, statuses, rejudged, tuple(changed)
+        calibration.model, version, calibration.threshold, stored, computed, statuses, redecided, tuple(changed)
     )
 
 
@@ -192,9 +192,9 @@ def score_file(champion: Champion, path: Path, settings: Settings, output: Path 
                 rows = []
     total = sum(emotions.values())
     shares = ", ".join(f"{emotion} {n / total:.0%}" for emotion, n in emotions.most_common())
-    told = f"{total} rows scored by {champion.model}" + (f": {shares}" if total else "")
-    told += f"; {statuses[ABSTAIN]} unsure" if statuses["abstain"] else ""
-    return told + "".join(f"; {n} rejected as {reason}" for reason, n in rejects.most_common())
+    line = f"{total} rows scored by {champion.model}" + (f": {shares}" if total else "")
+    line += f"; {statuses[ABSTAIN]} unsure" if statuses[ABSTAIN] else ""
+    return line + "".join(f"; {n} rejected as {reason}" for reason, n in rejects.most_common())
 
 
 def _file_scores(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
@@ -211,11 +211,11 @@ def _file_scores(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Distinct texts; ``ids[i]`` are the rows with ``texts[i]``; ``known[i]`` its stored probabilities, if any."""
+    """Distinct texts; ``ids[i]`` are the rows with ``texts[i]``; ``stored[i]`` its earlier probabilities, if any."""
 
     texts: list[str]
     ids: list[list[str]]
-    known: list[list[float] | None]
+    stored: list[list[float] | None]
     truncated: list[bool | None]
 
 
@@ -255,7 +255,7 @@ def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
     last = None
     for part in rows:
         columns = (part[name].to_pylist() for name in ("text", "feedback_id", "probabilities", "truncated"))
-        for text, feedback_id, known, truncated in zip(*columns, strict=True):
+        for text, feedback_id, stored, truncated in zip(*columns, strict=True):
             if text == last:
                 batch.ids[-1].append(feedback_id)
                 continue
@@ -265,7 +265,7 @@ def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
                 batch, characters = _Batch([], [], [], []), 0
             batch.texts.append(text)
             batch.ids.append([feedback_id])
-            batch.known.append(known)
+            batch.stored.append(stored)
             batch.truncated.append(truncated)
             characters += len(text)
     if batch.texts:
@@ -274,12 +274,12 @@ def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
 
 def _answers(batch: _Batch, champion: Champion) -> tuple[Answers, int]:
     """Answers for every text of the batch, and how many of them the model had to compute."""
-    new = [i for i, known in enumerate(batch.known) if known is None]
+    new = [i for i, stored in enumerate(batch.stored) if stored is None]
     probabilities = np.zeros((len(batch.texts), len(champion.labels)), dtype=np.float32)
     truncated = np.array([bool(value) for value in batch.truncated])
-    for i, known in enumerate(batch.known):
-        if known is not None:
-            probabilities[i] = known
+    for i, stored in enumerate(batch.stored):
+        if stored is not None:
+            probabilities[i] = stored
     if new:
         computed = champion.answers([batch.texts[i] for i in new])
         probabilities[new], truncated[new] = computed.probabilities, computed.truncated

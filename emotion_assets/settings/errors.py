@@ -1,4 +1,4 @@
-"""The errors that a user can mend, and how any error is told in one line.
+"""The errors that a user can mend, and how any error becomes one line.
 
 Belongs here: errors that more than one package raises. Does not belong here: an error of one module, which stands in
 that module and derives from ``UserError``.

@@ -45,14 +45,14 @@ class TrainedTokenizer(Frozen):
     min_frequency: Annotated[int, Field(ge=1)] = 2
 
 
-def _kind_of_source(value: Any) -> str | None:
+def _discriminate_source(value: Any) -> str | None:
     """Which source is meant is told by the key that only that source has."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
     return next((key for key in ("hub", "folder", "algorithm", "build") if has(key)), None)
 
 
 _SOURCE = Discriminator(
-    _kind_of_source,
+    _discriminate_source,
     custom_error_type="source",
     custom_error_message="needs one of the keys hub (with revision), folder, or for a part made here algorithm / build",
 )
@@ -182,10 +182,10 @@ class ReadingSettings(Frozen):
     @classmethod
     def _encoding_is_known(cls, value: str) -> str:
         try:
-            known = "text,\n{}".encode(value).decode(value) == "text,\n{}"
+            usable = "text,\n{}".encode(value).decode(value) == "text,\n{}"
         except (LookupError, UnicodeError, TypeError):
-            known = False
-        if not known:
+            usable = False
+        if not usable:
             raise ValueError("not an encoding that Python knows; use utf-8, latin-1, cp1252, utf-16 or another")
         return value
 
@@ -218,7 +218,7 @@ class EvaluationSettings(Frozen):
     collapse_recall: Annotated[float, Field(ge=0, le=1, description="a class with less recall has collapsed")] = 0.1
 
     @model_validator(mode="after")
-    def _no_way_back_and_forth(self) -> EvaluationSettings:
+    def _thresholds_exclude_each_other(self) -> EvaluationSettings:
         if self.as_good_within >= self.promotion_margin:
             raise ValueError(
                 "as_good_within must be below promotion_margin, or two models could replace each other for ever"

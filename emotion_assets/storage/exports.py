@@ -1,7 +1,7 @@
 """What others read instead of the live database: every table as Parquet, and the scores as Parquet and CSV.
 
 ``reports/exports/current`` is a link to the newest complete set; a set is written beside and appears whole or not at
-all. ``feedback.rebuild`` restores the database from it.
+all. ``cli.rebuild`` restores the database from it.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordB
         if path.suffix == ".parquet":
             writer = pq.ParquetWriter(file, schema, compression="zstd")
         else:
-            writer = pyarrow.csv.CSVWriter(file, neutralised(pa.RecordBatch.from_pylist([], schema)).schema)
+            writer = pyarrow.csv.CSVWriter(file, neutralise_formulas(pa.RecordBatch.from_pylist([], schema)).schema)
 
         def write(batch: pa.RecordBatch) -> int:
-            writer.write_batch(batch if path.suffix == ".parquet" else neutralised(batch))
+            writer.write_batch(batch if path.suffix == ".parquet" else neutralise_formulas(batch))
             return int(batch.num_rows)
 
         with writer:
@@ -120,7 +120,7 @@ def _may_be_written(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give a file in another folder") from None
 
 
-def neutralised(batch: pa.RecordBatch) -> pa.RecordBatch:
+def neutralise_formulas(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch with an apostrophe before every string, and column name, that a spreadsheet would run as a formula."""
     columns = [
         pc.replace_substring_regex(column, FORMULA, r"'\1") if pa.types.is_string(column.type) else column

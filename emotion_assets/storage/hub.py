@@ -1,6 +1,6 @@
-"""The one place that talks to the Hugging Face Hub: is a repository to be had, and if not, why and what to do.
+"""The one place that talks to the Hugging Face Hub: is a repository available, and if not, why and what to do.
 
-Nothing is downloaded to find out; a copy in the local cache counts as had.
+Nothing is downloaded to find out; a copy in the local cache counts.
 """
 
 from __future__ import annotations

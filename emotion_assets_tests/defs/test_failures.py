@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from emotion_assets.defs.failures import plain_errors
+from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.settings.errors import UserError
 
 
@@ -18,7 +18,7 @@ from emotion_assets.settings.errors import UserError
     ],
 )
 def test_what_a_user_can_put_right_is_one_line_and_not_retried(error: Exception, line: str) -> None:
-    @plain_errors
+    @user_errors_as_failures
     def body() -> None:
         raise error
 
@@ -30,7 +30,7 @@ def test_what_a_user_can_put_right_is_one_line_and_not_retried(error: Exception,
 
 
 def test_a_defect_keeps_its_traceback() -> None:
-    @plain_errors
+    @user_errors_as_failures
     def body() -> None:
         raise KeyError("defect")
 

@@ -11,7 +11,7 @@ import pytest
 
 from emotion_assets.defs.automation import feedback_job, inbox_sensor, schedules
 from emotion_assets.defs.feedback import feedback_assets
-from emotion_assets.reports.pending import showing_reviews
+from emotion_assets.reports.pending import record_shown_reviews
 from emotion_assets.review.queue import export_review, import_review
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds.feedback import LABELS, drop_csv, drop_jsonl, run_feedback, state
@@ -146,10 +146,10 @@ def test_labels_that_come_while_the_page_is_written_wait_for_the_next_tick(make_
     workspace = make_home(audit_share=1)
     drop_csv(workspace, "a.csv", ROWS)
     run_feedback(workspace)
-    with showing_reviews(workspace.settings, workspace.warehouse):
+    with record_shown_reviews(workspace.settings, workspace.warehouse):
         label(workspace, tmp_path / "review.csv", "joy")
     assert isinstance(schedule_tick(workspace), dg.RunRequest)
-    with pytest.raises(ZeroDivisionError), showing_reviews(workspace.settings, workspace.warehouse):
+    with pytest.raises(ZeroDivisionError), record_shown_reviews(workspace.settings, workspace.warehouse):
         raise ZeroDivisionError  # a page that was not written shows nothing
     assert isinstance(schedule_tick(workspace), dg.RunRequest)
     run_feedback(workspace)

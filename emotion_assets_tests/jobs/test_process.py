@@ -20,14 +20,13 @@ import torch
 from emotion_assets.jobs.process import TrainingJob, main, run_job, stored_input
 from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.registry import load_scorer
-from emotion_assets.models.transformer.checkpoints import check_checkpoint
 from emotion_assets.settings.errors import DataError, UserError, user_line
 from emotion_assets.settings.schema import Training
 from emotion_assets.storage.store import Store, StoredFolder, StoreError
 from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.resume import STATE_FILE
 from emotion_assets.training.trainer import Trainer, TrainingError
-from emotion_assets_tests.worlds.tiny import LABELS, VOCABULARY, base_folder, stored_case
+from emotion_assets_tests.worlds.tiny import LABELS, VOCABULARY, stored_case
 
 ENVIRON = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -228,51 +227,6 @@ def _refused(job: TrainingJob, fragments: list[str], kind: type[Exception] = Use
     assert not list(Path(job.target).iterdir())
 
 
-def test_a_base_without_config_is_refused(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base")
-    (folder / "config.json").unlink()
-    with pytest.raises(DataError, match=r"no config\.json; give a checkpoint folder"):
-        check_checkpoint(folder)
-
-
-def test_an_adapter_given_as_a_base_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match="this is an adapter, not a base"):
-        check_checkpoint(tmp_path)
-
-
-def test_a_pickle_checkpoint_is_refused(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base")
-    (folder / "model.safetensors").unlink()
-    torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(DataError, match=r"pytorch_model\.bin, a pickle.*convert"):
-        check_checkpoint(folder)
-
-
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base")
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"model\.safetensors: damaged"):
-        check_checkpoint(folder)
-
-
-def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base")
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(DataError, match=r"model-00002\.safetensors: missing"):
-        check_checkpoint(folder)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
-def test_an_index_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
-    folder = base_folder(tmp_path / "base")
-    (folder / "model.safetensors.index.json").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"model\.safetensors\.index\.json: not an index"):
-        check_checkpoint(folder)
-
-
 def _other_base(store: Store, base: StoredFolder, change: Callable[[Path], None]) -> StoredFolder:
     with store.writing("base_models") as draft:
         shutil.copytree(base.path, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
@@ -307,14 +261,6 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, key: str, value: 
 
     store, base, tokens = stored_case(tmp_path)
     _refused(_job(tmp_path, _other_base(store, base, change), tokens, tmp_path / "t"), fragments, DataError)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "t5"}'])
-def test_a_config_that_is_none_or_of_another_kind_is_refused(tmp_path: Path, content: str) -> None:
-    folder = base_folder(tmp_path / "base")
-    (folder / "config.json").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"config\.json: "):
-        check_checkpoint(folder)
 
 
 def test_a_tampered_base_is_refused(tmp_path: Path) -> None:

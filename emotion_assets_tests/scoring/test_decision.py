@@ -42,7 +42,7 @@ def test_another_rule_reaches_new_scores_and_the_stored_ones(
     ingest(workspace.settings.inbox, workspace.warehouse, workspace.settings.feedback, "run")
 
     def score() -> int:
-        return score_feedback(workspace.settings, workspace.store, workspace.warehouse, "run").rejudged
+        return score_feedback(workspace.settings, workspace.store, workspace.warehouse, "run").redecided
 
     def statuses() -> list[str]:
         return [row["status"] for row in state(workspace)["scored_feedback"]]

@@ -120,10 +120,10 @@ def test_another_stated_accuracy_reaches_the_rows_already_scored(make_home, tmp_
     changed = Workspace(world.settings(tmp_path / "strict", target_accuracy=0.5))
     report = score(changed)
     differ = sum(fresh_strict[identity] != status for identity, status in fresh_loose.items())
-    assert (report.rows, report.computed, report.rejudged) == (0, 0, differ)
+    assert (report.rows, report.computed, report.redecided) == (0, 0, differ)
     assert state(changed)["scored_feedback"] == state(loose)["scored_feedback"]
-    assert score(changed).rejudged == 0
-    assert score(strict).rejudged == differ  # and back: the newly unsure wait for a person
+    assert score(changed).redecided == 0
+    assert score(strict).redecided == differ  # and back: the newly unsure wait for a person
     assert statuses(strict) == fresh_strict
     unsure = {identity for identity, status in fresh_strict.items() if status == "abstain"}
     assert unsure <= {row["feedback_id"] for row in state(strict)["review_queue"]}

@@ -14,7 +14,7 @@ import pytest
 from emotion_assets.cli.rebuild import rebuild
 from emotion_assets.review.queue import export_review
 from emotion_assets.settings.errors import UserError
-from emotion_assets.storage.exports import export_scores, export_tables, exports_folder, neutralised
+from emotion_assets.storage.exports import export_scores, export_tables, exports_folder, neutralise_formulas
 from emotion_assets.storage.warehouse.database import DamagedDatabaseError
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
@@ -31,7 +31,7 @@ def finished(workspace: Workspace) -> Workspace:
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\rx", "＝1"])
 def test_a_cell_that_a_spreadsheet_would_run_starts_with_an_apostrophe(text: str) -> None:
     batch = pa.RecordBatch.from_pydict({text: [text, None, "plain", "a=b"], "n": [-1, 2, 3, 4]})
-    safe = neutralised(batch)
+    safe = neutralise_formulas(batch)
     assert safe.column(0).to_pylist() == ["'" + text, None, "plain", "a=b"]
     assert safe.schema.names == ["'" + text, "n"]
     assert safe.column(1).to_pylist() == [-1, 2, 3, 4]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from emotion_assets.ingest.ledger import ingest
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.reports.feedback_page import write_feedback_page
-from emotion_assets.reports.pending import showing_reviews
+from emotion_assets.reports.pending import record_shown_reviews
 from emotion_assets.scoring.score import score_feedback
 from emotion_assets.settings.schema import SAMPLE_DIR, ModelSettings, Settings
 from emotion_assets.storage.exports import export_tables
@@ -117,7 +117,7 @@ def run_feedback(
     """What the feedback job does, without Dagster: ingest, score, report."""
     ingest(workspace.settings.inbox, workspace.warehouse, workspace.settings.feedback, run_id, now=now)
     score_feedback(workspace.settings, workspace.store, workspace.warehouse, run_id, rescore, now=now)
-    with showing_reviews(workspace.settings, workspace.warehouse):
+    with record_shown_reviews(workspace.settings, workspace.warehouse):
         write_feedback_page(workspace.settings, workspace.store, workspace.warehouse)
         export_tables(workspace.warehouse)
 

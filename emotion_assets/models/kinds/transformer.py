@@ -44,7 +44,7 @@ class TransformerModel(ModelSettings):
         return 2 if self.consistency else 1
 
     @model_validator(mode="after")
-    def _nothing_is_without_effect(self) -> TransformerModel:
+    def _refuse_settings_without_effect(self) -> TransformerModel:
         if self.objective == "instruction" and self.method == "full":
             raise ValueError("objective instruction is trained with method lora")
         if self.objective == "instruction":

@@ -244,7 +244,7 @@ class Warehouse:
         manifest = self._manifest()
         accepted = [manifest[key] for key in ("counts", "pending") if key in manifest]
         if accepted and not self.path.exists() and any(accepted[0].values()):
-            raise DamagedDatabaseError(f"{self.path}: is gone, and held {_in_words(accepted[0])}; {REBUILD}")
+            raise DamagedDatabaseError(f"{self.path}: is gone, and held {_describe_counts(accepted[0])}; {REBUILD}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.parent.glob(f".{self.manifest.name}.*"):  # of a writer killed at its manifest
             leftover.unlink(missing_ok=True)
@@ -255,9 +255,8 @@ class Warehouse:
             db.execute("SET TimeZone = 'UTC'")
             counts = row_counts(db)
             if accepted and not any(_same_rows(counts, expected) for expected in accepted):
-                raise DamagedDatabaseError(
-                    f"{self.path}: holds {_in_words(counts)} where {_in_words(accepted[-1])} were committed; {REBUILD}"
-                )
+                held, committed = _describe_counts(counts), _describe_counts(accepted[-1])
+                raise DamagedDatabaseError(f"{self.path}: holds {held} where {committed} were committed; {REBUILD}")
         except BaseException:
             db.close()
             raise
@@ -314,6 +313,6 @@ def _same_rows(counts: dict[str, int], expected: dict[str, int]) -> bool:
     return all(counts.get(name, 0) == expected.get(name, 0) for name in counts | expected)
 
 
-def _in_words(counts: dict[str, int]) -> str:
+def _describe_counts(counts: dict[str, int]) -> str:
     filled = [f"{n} rows in {name}" for name, n in counts.items() if n]
     return ", ".join(filled) or "no rows"

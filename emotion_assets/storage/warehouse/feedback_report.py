@@ -154,5 +154,5 @@ def reviewed(db: duckdb.DuckDBPyConnection) -> list[Row]:
 
 
 def _rows(db: duckdb.DuckDBPyConnection, query: str, parameters: Row | None = None) -> list[Row]:
-    found: list[Row] = fetch(db, query, parameters or ()).to_pylist()
-    return found
+    rows: list[Row] = fetch(db, query, parameters or ()).to_pylist()
+    return rows

@@ -44,7 +44,7 @@ def store_labels(db: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
     return stored
 
 
-def reviews_print(db: duckdb.DuckDBPyConnection) -> str:
+def fingerprint_reviews(db: duckdb.DuckDBPyConnection) -> str:
     """Equal for equal labels on equal rows, whoever gave them and when."""
     query = """
         SELECT count(*), coalesce(bit_xor(md5_number_lower(feedback_id || ' ' || label)), 0)
