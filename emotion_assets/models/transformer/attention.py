@@ -7,7 +7,7 @@ and is registered in transformers under ``ATTENTION_NAME``, so no code of a mode
 
 To add a backend: for a kernel that takes rows of unequal length, a line in ``VARLEN_KERNELS`` and a function that loads
 it; for one that takes padded rows, a line in ``PADDED_BACKENDS`` and the function itself. Then its name in the values
-of ``attention`` in ``settings.schema``.
+of ``attention`` in ``models.kinds.transformer``.
 
 Belongs here: the layout, the backends, which of them runs and why. Does not belong here: token ids (``batches``).
 https://huggingface.co/docs/transformers/attention_interface
