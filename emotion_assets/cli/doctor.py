@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from emotion_assets.settings.errors import UserError
-from emotion_assets.settings.schema import FolderSource, HubSource, Settings
+from emotion_assets.settings.schema import FolderSource, HubSource, PackageSource, Settings
 from emotion_assets.storage.locks import WRITABLE_HOME
+from emotion_assets.storage.wheels import find_wheel
 
 State = Literal["ok", "note", "missing"]
 PACKAGES = ("dagster", "torch", "transformers", "peft", "datasets", "duckdb", "pandas", "pyarrow")
@@ -64,16 +65,20 @@ def _dataset(settings: Settings) -> Finding:
 
 
 def _checkpoints(settings: Settings) -> Iterator[Finding]:
+    from emotion_assets.models.gguf import check_gguf
     from emotion_assets.models.requirements import checkpoint_problems
     from emotion_assets.models.transformer.checkpoints import check_checkpoint
 
     for name, base in settings.bases.items():
         problems = checkpoint_problems(settings, name)
         detail = f"{base.source.hub}: available" if isinstance(base.source, HubSource) else "pre-trained here"
+        if isinstance(base.source, PackageSource):
+            there = find_wheel(base.source.package, base.source.sha256) is not None
+            detail = f"{base.source.package}: " + ("here" if there else "downloaded when the base is materialised")
         if isinstance(base.source, FolderSource):
             detail = str(base.source.folder)
             try:
-                check_checkpoint(base.source.folder)
+                check_gguf(base.source.folder) if base.source.folder.is_file() else check_checkpoint(base.source.folder)
             except UserError as error:
                 problems.append(str(error))
         yield Finding(f"base {name}", "missing" if problems else "ok", "; ".join(problems) or detail)

@@ -1,4 +1,4 @@
-"""Base checkpoints, resolved from the Hub or a folder. Those made here stand in ``pretraining``."""
+"""Base checkpoints, resolved from where the profile says they come from. Those made here stand in ``pretraining``."""
 
 from __future__ import annotations
 
@@ -6,55 +6,48 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from emotion_assets.models.kinds.transformer import TransformerModel
+from emotion_assets.models.sources import open_checkpoint
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, read_config
 from emotion_assets.models.transformer.memory import check_memory
-from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import (
     BaseSettings,
-    FolderSource,
     HubSource,
     ModelSettings,
+    PretrainedHere,
 )
-from emotion_assets.storage.hub import download_checkpoint, hub_problem
 from emotion_assets.storage.store import MANIFEST
 from emotion_assets.training.runtime import choose_runtime
 
-if TYPE_CHECKING:
-    pass
+WANTED = (".json", ".txt", ".model", ".safetensors")
 
 
 def resolve_checkpoint(
     base: BaseSettings, name: str, target: Path, models: Mapping[str, ModelSettings]
 ) -> dict[str, Any]:
-    """Put the checkpoint of a Hub repository or folder into ``target`` and return what is known of it.
+    """Put the checkpoint of the base's source into ``target`` and return what is known of it.
 
     Args:
         models: those that are to be trained on this base; the memory they need is looked at before a download.
 
     Raises:
-        DataError: the Hub cannot give it, the folder is no safetensors checkpoint, or the memory is too small.
+        DataError: see ``open_checkpoint`` and ``check_checkpoint``; or the memory is too small.
     """
-    if isinstance(base.source, HubSource):
-        source = base.source
-        if problem := hub_problem(source.hub, source.revision, gated=source.gated, weights=True):
-            raise DataError(f"bases.{name}: {source.hub}: {problem}")
-        trained = {name: model for name, model in models.items() if isinstance(model, TransformerModel)}
+    source = base.source
+    if isinstance(source, HubSource):
+        trained = {model: settings for model, settings in models.items() if isinstance(settings, TransformerModel)}
         if trained:
-            config = read_config(download_checkpoint(source.hub, source.revision, weights=False))
-            check_memory(config, trained, choose_runtime())
-        folder, origin = download_checkpoint(source.hub, source.revision), f"{source.hub}@{source.revision}"
-    else:
-        assert isinstance(base.source, FolderSource)
-        folder = base.source.folder
-        origin = folder.name
-    check_checkpoint(folder)
-    for path in sorted(folder.iterdir()):
-        wanted = path.suffix in (".json", ".txt", ".model", ".safetensors") or path.name.startswith("LICENSE")
-        if wanted and path.name != MANIFEST:  # a folder of a store may be a source too; each store writes its own
-            _link_or_copy(path.resolve(), target / path.name)
+            with open_checkpoint(source, f"bases.{name}", weights=False) as (folder, _):
+                check_memory(read_config(folder), trained, choose_runtime())
+    assert not isinstance(source, PretrainedHere)
+    with open_checkpoint(source, f"bases.{name}") as (folder, origin):
+        check_checkpoint(folder)
+        for path in sorted(folder.iterdir()):
+            wanted = path.suffix in WANTED or path.name.startswith("LICENSE")
+            if wanted and path.name != MANIFEST:  # a store's folder may be a source too; each store writes its own
+                _link_or_copy(path.resolve(), target / path.name)
     return {"origin": origin, **describe_checkpoint(target)}
 
 

@@ -74,11 +74,12 @@ def _dequantised(path: Path) -> Any:
     logging.set_verbosity_error()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
     finally:
         logging.set_verbosity(verbosity)
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise DataError(f"{path}: holds no weights for {missing[0]} ({len(missing)} missing); get a whole file")
     return model

@@ -23,6 +23,7 @@ from emotion_assets.settings.schema import (
     FolderSource,
     Frozen,
     HubSource,
+    PackageSource,
     PretrainedHere,
     Settings,
     TokenizerSettings,
@@ -149,6 +150,7 @@ _PROFILE = _profile_type()
 _TAGGED: dict[Any, type[Frozen]] = {
     "hub": HubSource,
     "folder": FolderSource,
+    "package": PackageSource,
     "algorithm": TrainedTokenizer,
     "build": PretrainedHere,
     **{method: kind.settings for kind in all_kinds().values() for method in _methods(kind.settings)},
@@ -194,9 +196,9 @@ def _with_absolute_folders(settings: Settings, profile: Path) -> Settings:
             return source
         folder = source.folder.expanduser()
         folder = folder if folder.is_absolute() else profile.parent / folder
-        if not folder.is_dir():
+        if not folder.is_dir() and not (folder.suffix.lower() == ".gguf" and folder.is_file()):
             raise SettingsError(
-                f"{profile}: {key}.folder: {folder} is not a folder; give the path of a checkpoint folder"
+                f"{profile}: {key}.folder: {folder} is not a folder; give the path of a checkpoint folder or GGUF file"
             )
         return FolderSource(folder=folder.resolve())
 

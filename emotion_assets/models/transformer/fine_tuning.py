@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, encode_an
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training import distributed
-from emotion_assets.training.runtime import Runtime, choose_runtime, set_seed
+from emotion_assets.training.runtime import Runtime, choose_runtime, cpu_has_bf16, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
+
+LARGE_BASE = 50_000_000  # parameters; below it matrix products are not what a step's time goes into
 
 
 def fine_tune(model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
@@ -33,18 +36,32 @@ def fine_tune(model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
     tokenizer = load_tokenizer(tokens.file(TOKENIZER_FOLDER))
     base_config = check_checkpoint(base.path)
     config = _classifier_config(model, run, tokenizer, base_config)
-    runtime = choose_runtime(model.training.precision)
+    sizes = Sizes.of(base_config)
+    runtime = _choose_runtime(model, sizes)
+    if (
+        runtime.device.type == "cpu" and runtime.dtype == torch.bfloat16
+    ):  # scored as it was trained, whatever `auto` means on the machine that scores
+        config = replace(config, precision="bf16")
     check_memory(base_config, {run.name: model}, runtime)
     backend = choose_backend(model.attention, runtime)
     set_seed(run.seed)
     classifier = new_classifier(base.path, model, config, runtime, backend)
-    history = _train(classifier, model, run, runtime, Sizes.of(base_config))
+    history = _train(classifier, model, run, runtime, sizes)
     require_finite(classifier, run.name)
     if distributed.is_first():
         save_classifier(classifier, run.target)
         tokenizer.save_pretrained(run.target / TOKENIZER_FOLDER)
     origin = {"attention": str(backend), "base": base.info["origin"], "base_digest": base.digest}
     return describe_training(classifier, history, runtime) | origin
+
+
+def _choose_runtime(model: TransformerModel, sizes: Sizes) -> Runtime:
+    """As the profile says; with ``auto`` a large frozen base is computed in bf16 on a CPU made for it."""
+    runtime = choose_runtime(model.training.precision)
+    large = model.method == "lora" and sizes.parameters >= LARGE_BASE
+    if model.training.precision == "auto" and runtime.device.type == "cpu" and large and cpu_has_bf16():
+        return Runtime(runtime.device, torch.bfloat16, "no GPU; the CPU multiplies bf16 matrices")
+    return runtime
 
 
 def _classifier_config(

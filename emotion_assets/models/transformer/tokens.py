@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emotion_assets.dataset.splits import SPLITS
+from emotion_assets.models.sources import open_checkpoint
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import FolderSource, HubSource, TokenizerSettings, TrainedTokenizer
-from emotion_assets.storage.hub import download_checkpoint, hub_problem
+from emotion_assets.settings.schema import TokenizerSettings, TrainedTokenizer
 from emotion_assets.storage.store import StoredFolder
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ MAX_ANSWER_TOKENS = 8  # kept free after a prompt
 
 
 def make_tokenizer(settings: TokenizerSettings, texts: Sequence[str], name: str) -> PreTrainedTokenizerBase:
-    """Learn a tokenizer from ``texts``, or load the one of a checkpoint folder or Hub repository.
+    """Learn a tokenizer from ``texts``, or load the one of a checkpoint.
 
     Raises:
         DataError: the folder holds no fast tokenizer, or the Hub repository cannot be used.
@@ -38,12 +38,8 @@ def make_tokenizer(settings: TokenizerSettings, texts: Sequence[str], name: str)
     source = settings.source
     if isinstance(source, TrainedTokenizer):
         return _learn_tokenizer(source, texts, settings.max_length)
-    if isinstance(source, HubSource):
-        if problem := hub_problem(source.hub, source.revision, gated=source.gated):
-            raise DataError(f"tokenizers.{name}: {source.hub}: {problem}")
-        return load_tokenizer(download_checkpoint(source.hub, source.revision, weights=False))
-    assert isinstance(source, FolderSource)
-    return load_tokenizer(source.folder)
+    with open_checkpoint(source, f"tokenizers.{name}", weights=False) as (folder, _):
+        return load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
