@@ -111,7 +111,8 @@ def test_a_checkpoint_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         "tokenizers: {bert: {source: {folder: nowhere}}}\nmodels: {tfidf_svm: {method: tfidf_svm}}\n",
     )
     assert message == (
-        f": tokenizers.bert.source.folder: {tmp_path / 'nowhere'} is not a folder; give the path of a checkpoint folder or GGUF file"
+        f": tokenizers.bert.source.folder: {tmp_path / 'nowhere'} is not a folder; "
+        "give the path of a checkpoint folder or GGUF file"
     )
 
 
