@@ -78,8 +78,8 @@ def test_a_base_too_large_for_this_machine_is_refused_before_a_download(
         downloads.append(weights)
         return config
 
-    monkeypatch.setattr("emotion_assets.models.bases.hub_problem", lambda *a, **k: None)
-    monkeypatch.setattr("emotion_assets.models.bases.download_checkpoint", download)
+    monkeypatch.setattr("emotion_assets.models.sources.hub_problem", lambda *a, **k: None)
+    monkeypatch.setattr("emotion_assets.models.sources.download_checkpoint", download)
     monkeypatch.setattr(memory, "total_memory", lambda runtime: 12 * 2**30)
     base = BaseSettings(tokenizer="t", source=HubSource(hub="some/llama", revision="0" * 40))
     with pytest.raises(DataError, match=r"models\.big: needs about 3\d\.\d GiB .*12\.0 GiB of memory; use a"):
