@@ -49,7 +49,7 @@ def _machine() -> Iterator[Finding]:
     if gpu := describe_gpu():
         yield Finding("GPU", "ok", gpu)
     else:
-        yield Finding("GPU", "note", "none that torch can use; the profiles embedded and laptop do without")
+        yield Finding("GPU", "note", "none that torch can use; the profiles embedded, pretrained and laptop do without")
     runtime = choose_runtime()
     yield Finding("number format", "ok", f"{describe_dtype(runtime.dtype)} ({runtime.why})")
     yield Finding("attention", "ok", str(choose_backend("auto", runtime)))

@@ -42,7 +42,7 @@ class TrainingRun:
     seed: int
     inputs: Mapping[str, StoredFolder]
     target: Path
-    report: Report = print
+    report: Report
     resume_state: ResumeState | None = None
 
 

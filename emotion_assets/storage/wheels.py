@@ -18,7 +18,7 @@ from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import file_sha256
 
 WHEELS = Path(sys.prefix) / "wheels"
-"""Wheels that were fetched when the environment was set up, so that nothing is downloaded later."""
+"""A wheel that lies in this folder of the environment is taken from there; nothing is downloaded then."""
 
 DOWNLOAD_SECONDS = 900
 
