@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from emotion_assets.storage.atomic import replacing_file
+from emotion_assets.storage.atomic import replacing_file, write_text_atomically
 from emotion_assets.storage.failpoints import failpoint
 
-STATE_FILE = "state.safetensors"
+STATE_FILE, DECISIONS_FILE = "state.safetensors", "decisions.json"
 MIN_SECONDS_BETWEEN_WRITES = 20.0
 MAX_SHARE_OF_TIME = 0.05  # of the training time that may go into writing state
 
@@ -29,7 +30,7 @@ class ResumeState:
     """Where the resume state of one training is kept, and how often it is written.
 
     Attributes:
-        folder: holds the state file and nothing else of this class.
+        folder: holds the state file and the decisions, and nothing else of this class.
         recipe: fingerprint of everything that decides the training's result. State that was written under another
             recipe is never resumed from.
     """
@@ -59,6 +60,23 @@ class ResumeState:
             failpoint("training.mid_save")
         self._written_at = time.monotonic()
         self._write_seconds = self._written_at - started
+
+    def decide(self, name: str, choose: Callable[[], dict[str, str]]) -> dict[str, str]:
+        """What was chosen when this training began; at its beginning ``choose`` is called and the answer kept.
+
+        For a choice that rests on a measurement: a resumed training must not choose anew.
+        """
+        path = self.folder / DECISIONS_FILE
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            kept = {}
+        if kept.get("recipe") != self.recipe:
+            kept = {"recipe": self.recipe}
+        if name not in kept:
+            kept[name] = choose()
+            write_text_atomically(path, json.dumps(kept, indent=1) + "\n")
+        return dict(kept[name])
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The tensors and facts written last; None if there is no state of this training, or it is damaged."""

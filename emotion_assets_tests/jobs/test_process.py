@@ -98,7 +98,7 @@ def test_a_model_is_scored_in_the_precision_and_with_the_attention_it_was_traine
         model = draft.finish(run_job(job, lambda line: None))
     scorer: Any = load_scorer(model, store)
     assert scorer._model.backend.name == "eager"
-    assert next(scorer._model.backbone.get_base_model().parameters()).dtype == torch.bfloat16
+    assert next(scorer._model.backbone.parameters()).dtype == torch.bfloat16
 
 
 def test_a_job_survives_its_json_form() -> None:

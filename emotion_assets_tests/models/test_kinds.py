@@ -70,6 +70,10 @@ IN_A_RECIPE = {
             "paper_accuracy": None,
         },
     ),
+    "zero_shot": (
+        {"method": "zero_shot", "base": "a"},
+        {"method": "zero_shot", "base": "a", "paper_accuracy": None},
+    ),
     "tfidf_svm": (
         {"method": "tfidf_svm"},
         {"method": "tfidf_svm", "ngram_max": 2, "min_frequency": 1, "c": 1.0, "paper_accuracy": None},

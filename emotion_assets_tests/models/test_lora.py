@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,8 @@ def test_a_saved_classifier_is_read_back_head_included(tmp_path: Path, objective
     rows = rows_of(5)
     with torch.no_grad():
         mine, again = (c.log_probabilities(rows, CPU.device) for c in (classifier, loaded))
-    torch.testing.assert_close(mine, again, rtol=0, atol=1e-6)
+    torch.testing.assert_close(mine, again, rtol=0, atol=1e-6 if method == "full" else 1e-4)  # adapters are merged
+    assert not [name for name, _ in loaded.named_parameters() if "lora_" in name]
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
 
 
@@ -94,7 +96,16 @@ def test_trained_embeddings_are_held_and_read_back_in_fp32(tmp_path: Path, runti
     rows = rows_of(5)
     with torch.no_grad(), runtime.autocast():
         mine, again = (c.log_probabilities(rows, CPU.device) for c in (classifier, loaded))
-    torch.testing.assert_close(mine, again, rtol=0, atol=1e-6)
+    rounding = 1e-4 if runtime is CPU else 0.05  # of adapters merged into the base's weights
+    torch.testing.assert_close(mine, again, rtol=0, atol=rounding)
+    before, after = (c.backbone.get_input_embeddings() for c in (classifier, loaded))  # type: ignore[operator]
+    assert after.weight.dtype == torch.float32
+    torch.testing.assert_close(_whole(before), after.weight, rtol=0, atol=0)
+
+
+def _whole(embeddings: Any) -> torch.Tensor:
+    """The trained copy of a module that PEFT trains whole."""
+    return next(iter(embeddings.modules_to_save.values())).weight  # type: ignore[no-any-return]
 
 
 def test_the_names_of_adapted_modules_are_stored_in_one_order(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def load_backbone(folder: Path, config: ClassifierConfig, runtime: Runtime) -> A
     try:
         backbone, loading_info = loader.from_pretrained(
             folder,
-            dtype=runtime.dtype if config.method == "lora" else torch.float32,
+            dtype=torch.float32 if config.method == "full" else runtime.dtype,
             attn_implementation=ATTENTION_NAME,
             trust_remote_code=False,
             use_safetensors=True,
@@ -185,41 +185,53 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
         backbone.save_pretrained(folder / BACKBONE)
     if classifier.head is not None:
         save_file({k: v.detach().cpu().contiguous() for k, v in classifier.head.state_dict().items()}, folder / HEAD)
-    (folder / "model.json").write_text(json.dumps(vars(classifier.config), indent=1), encoding="utf-8")
+    save_config(classifier.config, folder)
+
+
+def save_config(config: ClassifierConfig, folder: Path) -> None:
+    """Write what rebuilds the classifier as ``model.json``."""
+    (folder / "model.json").write_text(json.dumps(vars(config), indent=1), encoding="utf-8")
 
 
 def load_classifier(model: StoredFolder, base: StoredFolder | None, runtime: Runtime) -> Classifier:
-    """The trained classifier as it was saved, in evaluation mode.
+    """The classifier for scoring: in evaluation mode, adapters merged into the base's weights (not into four-bit ones).
 
     Args:
-        base: the base checkpoint that adapters were trained on; None for a model whose weights were all trained.
+        base: the base checkpoint that adapters were trained on, or that is untuned; None for a model whose weights were
+            all trained.
 
     Raises:
         DataError: the adapters were trained on another base, or their weights are not safetensors.
     """
     config = ClassifierConfig(**model.read_json("model.json"))
     backend = choose_backend(config.attention, runtime)
-    if config.method == "lora":
-        from peft import PeftModel, set_peft_model_state_dict
-
+    if config.method == "full":
+        backbone = load_backbone(model.file(BACKBONE), config, runtime)
+    else:
         assert base is not None
         if config.base_digest != base.digest:
             raise DataError(
                 f"{model.file(ADAPTER)}: trained on the base {config.base_digest[:12]}, not on {base.version}; give it "
                 "the base it was trained on, or train it again"
             )
-        weights = model.file(ADAPTER) / "adapter_model.safetensors"
-        if not weights.is_file():
-            raise DataError(
-                f"{weights}: missing (an adapter_model.bin is a pickle and not read); train the model again"
-            )
         backbone = load_backbone(base.path, config, runtime)
-        backbone = cast_saved_modules_to_fp32(PeftModel.from_pretrained(backbone, model.file(ADAPTER)))
-        set_peft_model_state_dict(backbone, load_file(weights))  # again: a copy in half precision has rounded them
-        speed_up_adapters(backbone)
-    else:
-        backbone = load_backbone(model.file(BACKBONE), config, runtime)
+        if config.method == "lora":
+            backbone = _with_adapters(backbone, model, merge=config.quantization == "none")
     classifier = Classifier(backbone, config, backend)
     if classifier.head is not None:
         classifier.head.load_state_dict(load_file(model.file(HEAD)))
     return classifier.to(runtime.device).eval()
+
+
+def _with_adapters(backbone: Any, model: StoredFolder, merge: bool) -> Any:
+    from peft import PeftModel, set_peft_model_state_dict
+
+    weights = model.file(ADAPTER) / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise DataError(f"{weights}: missing (an adapter_model.bin is a pickle and not read); train the model again")
+    adapted: Any = cast_saved_modules_to_fp32(PeftModel.from_pretrained(backbone, model.file(ADAPTER)))
+    set_peft_model_state_dict(adapted, load_file(weights))  # again: a copy in half precision has rounded them
+    if merge:
+        return adapted.merge_and_unload()
+    speed_up_adapters(adapted)
+    return adapted

@@ -30,7 +30,7 @@ class ClassifierConfig:
     """All that is needed, besides the weights, to rebuild a trained classifier; stored as ``model.json``.
 
     Attributes:
-        method: ``lora`` or ``full``.
+        method: ``lora``, ``full`` or ``zero_shot``.
         objective: ``head`` or ``instruction``.
         pooling: how a row's hidden states become one vector: ``first``, ``last``, ``mean`` or ``max``.
         base_digest: digest of the stored base checkpoint.

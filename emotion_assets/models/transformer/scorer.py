@@ -26,7 +26,7 @@ class TransformerScorer(Scorer):
     def __init__(self, model: StoredFolder, store: Store) -> None:
         config = model.read_json("model.json")
         self._runtime = choose_runtime(config.get("precision", "auto"))
-        base = store.open("base_models", config["base_digest"]) if config["method"] == "lora" else None
+        base = None if config["method"] == "full" else store.open("base_models", config["base_digest"])
         self._model = load_classifier(model, base, self._runtime)
         self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
         self.labels = self._model.config.labels

@@ -1,0 +1,49 @@
+"""The number format of a base whose weights are frozen: on a CPU the one in which a measured step is faster.
+
+Does not belong here: what a profile's ``precision`` means on a GPU (``training.runtime``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from emotion_assets.training import distributed
+from emotion_assets.training.runtime import Runtime, choose_runtime, cpu_has_bf16
+
+LARGE_BASE = 50_000_000  # parameters; below it matrix products are not what a step's time goes into
+MEASURED_ROWS, REPEATS = 8, 2
+
+
+def choose_frozen_runtime(
+    precision: str, parameters: int, load_step: Callable[[Runtime], Callable[[], None]]
+) -> Runtime:
+    """As ``choose_runtime``; but with ``auto`` on a CPU that multiplies bf16 matrices, a large base is measured.
+
+    Args:
+        parameters: of the base; below ``LARGE_BASE`` nothing is measured.
+        load_step: loads the model in a number format and gives a function that does one step with it.
+    """
+    runtime = choose_runtime(precision)
+    if precision != "auto" or runtime.device.type != "cpu" or parameters < LARGE_BASE or not cpu_has_bf16():
+        return runtime
+    if distributed.is_joined():  # processes that measure could disagree
+        return Runtime(runtime.device, torch.bfloat16, "no GPU; the CPU multiplies bf16 matrices")
+    formats = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    seconds = {name: _seconds(load_step(Runtime(runtime.device, dtype, ""))) for name, dtype in formats.items()}
+    fastest = min(seconds, key=seconds.__getitem__)
+    measured = ", ".join(f"{spent:.2f} s in {name}" for name, spent in seconds.items())
+    return Runtime(runtime.device, formats[fastest], f"no GPU; a step of {MEASURED_ROWS} rows took {measured}")
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    """Of the fastest of ``REPEATS`` steps, after one that is not counted."""
+    step()
+    times = []
+    for _ in range(REPEATS):
+        started = time.monotonic()
+        step()
+        times.append(time.monotonic() - started)
+    return min(times)
