@@ -126,6 +126,7 @@ def follow_any_predictions() -> dg.AutomationCondition[dg.AssetKey]:
 def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
     """The leaderboard, and the confusion of the model that leads it."""
     from emotion_assets.defs.plots import accuracy_intervals, confusion_plot
+    from emotion_assets.evaluation.published import with_published
     from emotion_assets.storage.warehouse.evaluation import (
         confusion_on,
         evaluation_keys,
@@ -141,11 +142,12 @@ def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
             if (row["model"], row["model_version"]) == (best["model"], best["model_version"])
         ]
         rows = len(evaluation_keys(db))
+    ranked = with_published(board)
     return {
         **display.rows(rows),
         **display.table_columns(Evaluation),
-        "leaderboard": display.table(short_leaderboard(board)),
-        "accuracy": accuracy_intervals(board),
+        "leaderboard": display.table(short_leaderboard(ranked)),
+        "accuracy": accuracy_intervals(ranked),
         "confusion of the best": confusion_plot(confusion, f"{best['model']} on test"),
     }
 
@@ -154,7 +156,7 @@ def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "model": row["model"],
-            "version": row["model_version"],
+            "version": "published" if row["published"] else row["model_version"],
             "accuracy": row["accuracy"],
             "95% interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
             "macro F1": row["macro_f1"],

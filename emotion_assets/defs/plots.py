@@ -17,7 +17,7 @@ def accuracy_intervals(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadata
     for place, row in enumerate(rows):
         axes.plot([row["accuracy_low"], row["accuracy_high"]], [place, place], color=ACCENT, alpha=0.4, linewidth=4)
         axes.plot([row["accuracy"]], [place], "o", color=ACCENT, markersize=6)
-    axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row["model"] + " (published)" * row["published"] for row in rows])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.set_xlabel("test accuracy, 95% interval", fontsize=8)

@@ -20,6 +20,7 @@ from emotion_assets.dataset.splits import OFFICIAL_TEST_FINGERPRINT, read_split
 from emotion_assets.evaluation.metrics import accuracy_interval, holm, reliability, scale
 from emotion_assets.evaluation.predictions import read_predictions
 from emotion_assets.evaluation.promotion import describe_rule
+from emotion_assets.evaluation.published import PUBLISHED_ROWS, with_published
 from emotion_assets.evaluation.rows import current_predictions
 from emotion_assets.reports.charts import Point, histogram, reliability_diagram, scatter
 from emotion_assets.reports.render import count, percent, signed_points, write_page
@@ -69,7 +70,7 @@ def write_evaluation_page(settings: Settings, store: Store, warehouse: Warehouse
     champion = _champion(tables.decisions)
     for row in tables.board:
         row["champion"] = champion is not None and row["model_digest"] == champion["model_digest"]
-    paper = _published_figures(first)
+    ranked = with_published(tables.board)
     pairs = _pairs(tables.board, tables.pairs)
     content = {
         "dataset": first["dataset"],
@@ -83,8 +84,9 @@ def write_evaluation_page(settings: Settings, store: Store, warehouse: Warehouse
         "board": tables.board,
         "others": tables.others,
         "earlier": tables.earlier,
-        **_intervals(tables.board, paper["shown"]),
-        "paper": paper,
+        "ranked": ranked,
+        **_intervals(ranked),
+        "paper": _about_published(first),
         "pairs": pairs,
         "cost_charts": _cost_charts(tables.board),
         "classes": _classes(tables.board, tables.classes),
@@ -162,14 +164,10 @@ def _cards(board: Sequence[Row], champion: Row | None, pairs: Row) -> list[Row]:
     return cards
 
 
-def _intervals(board: Sequence[Row], with_paper: bool) -> Row:
+def _intervals(rows: Sequence[Row]) -> Row:
     """Places on the interval chart, in percent of its width."""
-    lows = [row["accuracy_low"] for row in board]
-    highs = [row["accuracy_high"] for row in board]
-    if with_paper:
-        published = [row["paper_accuracy"] for row in board if row["paper_accuracy"] is not None]
-        lows, highs = lows + published, highs + published
-    low, high = np.floor(min(lows) * 20) / 20, np.ceil(max(highs) * 20) / 20
+    low = np.floor(min(row["accuracy_low"] for row in rows) * 20) / 20
+    high = np.ceil(max(row["accuracy_high"] for row in rows) * 20) / 20
 
     def at(value: float) -> float:
         return round(float((value - low) / (high - low) * 100), 2)
@@ -180,26 +178,28 @@ def _intervals(board: Sequence[Row], with_paper: bool) -> Row:
             {
                 "model": row["model"],
                 "accuracy": row["accuracy"],
-                "champion": row["champion"],
+                "champion": row.get("champion"),
+                "published": row["published"],
                 "at": at(row["accuracy"]),
                 "left": at(row["accuracy_low"]),
                 "width": round(at(row["accuracy_high"]) - at(row["accuracy_low"]), 2),
-                "paper": at(row["paper_accuracy"]) if row["paper_accuracy"] is not None else None,
-                "paper_accuracy": row["paper_accuracy"],
             }
-            for row in board
+            for row in rows
         ],
     }
 
 
-def _published_figures(first: Row) -> Row:
+def _about_published(first: Row) -> Row:
     official = first["split_fingerprint"] == OFFICIAL_TEST_FINGERPRINT
-    interval = accuracy_interval(1840, 2000)
+    interval = accuracy_interval(1840, PUBLISHED_ROWS)
     if official:
-        why = "These are the 2,000 rows of the official test split: the published accuracies stand in the paper column."
+        why = (
+            "These are the 2,000 rows of the official test split: the published accuracies stand among the rows, in "
+            "italics."
+        )
     else:
         why = (
-            f"The paper column is empty: the published accuracies are of the 2,000 official test rows (fingerprint "
+            f"The published accuracies are not shown: they are of the 2,000 official test rows (fingerprint "
             f"{OFFICIAL_TEST_FINGERPRINT[:12]}), and these {first['n_rows']:,} rows are others (fingerprint "
             f"{first['split_fingerprint'][:12]}). Figures from different rows cannot be compared."
         )

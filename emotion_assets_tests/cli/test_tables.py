@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from emotion_assets.cli.tables import leaderboard_table
+from emotion_assets.dataset.splits import OFFICIAL_TEST_FINGERPRINT
 
 
 def row(model: str, accuracy: float, **changes: Any) -> dict[str, Any]:
@@ -46,10 +47,26 @@ def test_each_model_stands_with_its_interval_and_its_cost() -> None:
     assert "2,000 test rows, fingerprint 00916b8d20b3" in text
 
 
-def test_the_published_column_is_there_only_with_published_figures() -> None:
-    without = printed(row("llama3_lora_model", 0.926))
-    assert "paper" not in without and "are not shown" in words(without)
-    assert "92.62%" in printed(row("llama3_lora_model", 0.926, paper_accuracy=0.9262))
+def test_on_the_official_rows_the_published_accuracies_stand_among_ours_without_rank() -> None:
+    without = printed(row("llama3_lora_model", 0.95))
+    assert "published accuracies, on" not in without and "are not shown" in words(without)
+    board = [
+        row(name, value, texts_per_second=24_800.0, split_fingerprint=OFFICIAL_TEST_FINGERPRINT)
+        for name, value in (("llama3_lora_model", 0.95), ("b", 0.91))
+    ]
+    text = printed(*board, width=80)
+    lines = [words(line) for line in text.splitlines() if "%" in line and "accu-" not in line]
+    assert [line.split()[:2] for line in lines] == [
+        ["1", "llama3_lora_model"],
+        ["*", "llama3_lora_model"],
+        ["*", "roberta_large"],
+        ["*", "roberta_base"],
+        ["2", "b"],
+        ["*", "bert_large"],
+        ["*", "bert_base"],
+    ]
+    assert lines[1] == "* llama3_lora_model 92.6% 91.4–93.7"
+    assert "…" not in text and "24.8 k" in text and "* the published accuracies, on the same rows" in text
 
 
 def test_a_model_of_other_rows_has_no_rank_and_that_is_said() -> None:

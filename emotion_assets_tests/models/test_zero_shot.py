@@ -65,5 +65,7 @@ def test_an_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
     _, base, tokens = stored_case(tmp_path, "bert")
     target = tmp_path / "target"
     target.mkdir()
-    with pytest.raises(DataError, match="^zero_shot: answers with a label word, which needs a causal base; this one is"):
+    with pytest.raises(
+        DataError, match=r"^zero_shot: answers with a label word, which needs a causal base; this one is"
+    ):
         run_job(_job(base, tokens, target), lambda line: None)

@@ -13,6 +13,8 @@ import pytest
 
 from emotion_assets.dataset.balance import balance_report
 from emotion_assets.dataset.splits import read_split, read_splits
+from emotion_assets.defs.evaluation import evaluation_metadata
+from emotion_assets.evaluation import published
 from emotion_assets.evaluation import rows as figures
 from emotion_assets.reports import evaluation_page as page_module
 from emotion_assets.reports.evaluation_page import write_evaluation_page
@@ -103,27 +105,28 @@ def test_the_page_shows_every_part_that_a_decision_needs(evaluated: World) -> No
     assert "they say nothing of how well a model does on real messages" in html
 
 
-def test_on_other_rows_the_paper_column_is_empty_and_the_page_says_why(evaluated: World) -> None:
+def test_on_other_rows_no_published_accuracy_is_shown_and_the_page_says_why(evaluated: World) -> None:
     html = write(evaluated)
     fingerprint = evaluated.workspace.store.current(RAW_DATASET).info["fingerprints"]["test"]
-    assert "The paper column is empty" in html and fingerprint[:12] in html and "9ff8b50f4921" in html
+    assert "The published accuracies are not shown" in html and fingerprint[:12] in html and "9ff8b50f4921" in html
     assert "of the five only 0.9125 is one" in html and "1.2 points either way" in html
     assert "90.63%" not in html
 
 
-def test_on_the_official_rows_the_published_accuracy_stands_beside_ours(
+def test_on_the_official_rows_every_published_accuracy_is_a_row_whatever_the_profile(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     official = world.workspace.store.current(RAW_DATASET).info["fingerprints"]["test"]
-    monkeypatch.setattr(figures, "OFFICIAL_TEST_FINGERPRINT", official)
-    monkeypatch.setattr(page_module, "OFFICIAL_TEST_FINGERPRINT", official)
-    models = world.workspace.settings.models
-    published = models["bert_base"].model_copy(update={"paper_accuracy": 0.9063})
-    world.workspace.settings.models["bert_base"] = published
+    for module in (figures, page_module, published):
+        monkeypatch.setattr(module, "OFFICIAL_TEST_FINGERPRINT", official)
     world.store_model("bert_base")
     world.evaluate()
     html = write(world)
-    assert "90.63%" in html and "The paper column is empty" not in html
+    assert all(f"{value}%" in html for value in ("92.62", "91.89", "91.25", "90.86", "90.63"))
+    assert html.count("(published)") == 2 * 5  # in the chart and in the table
+    assert "stand among the rows" in html and "are not shown" not in html
+    leaderboard = evaluation_metadata(world.workspace)["leaderboard"].md_str
+    assert leaderboard.count("| published |") == 5
 
 
 def test_texts_with_markup_in_them_are_shown_as_text(world: World) -> None:
