@@ -91,6 +91,7 @@ def leaderboard() -> None:
     if not rows:
         raise UserError(f"{workspace.settings.database}: holds no evaluation yet; materialise evaluation_table first")
     console.print(leaderboard_table(rows))
+    console.print(f"profile {workspace.settings.profile}: {workspace.settings.description}", style="dim")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from emotion_assets.profiles.wheels import DEFAULT_PROFILE, missing_wheels
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import FolderSource, HubSource, PackageSource, Settings
 from emotion_assets.storage.locks import WRITABLE_HOME
@@ -35,6 +36,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield Finding(package, "ok", importlib.metadata.version(package))
     yield from _machine()
     yield Finding("profile", "ok", f"{settings.profile}: {settings.description}")
+    if not os.environ.get("EMOTION_PROFILE") and settings.profile != DEFAULT_PROFILE:
+        missing = ", ".join(missing_wheels(DEFAULT_PROFILE))
+        detail = f"stands in for {DEFAULT_PROFILE}, whose {missing} is not here; `make wheels` fetches it"
+        yield Finding("profile", "note", detail)
     yield _dataset(settings)
     yield from _checkpoints(settings)
     yield from _home(settings)
