@@ -33,6 +33,7 @@ def feedback_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 @user_errors_as_failures
 def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
     from emotion_assets.ingest.ledger import ingest
+    from emotion_assets.ingest.redating import undated_by_form
     from emotion_assets.storage.warehouse.feedback import feedback_totals
 
     settings = workspace.settings
@@ -40,7 +41,7 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
     for file in report.left:
         context.log.warning(f"left alone: {file.why}")
     with workspace.warehouse.reading() as db:
-        totals = feedback_totals(db)
+        totals, undated = feedback_totals(db), undated_by_form(db)
     return dg.MaterializeResult(
         metadata={
             **display.rows(totals["rows"]),
@@ -54,6 +55,7 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
                         "accepted": file.counts.accepted,
                         "duplicate": file.counts.duplicate,
                         "rejected": file.counts.rejected,
+                        "undated": file.counts.undated,
                         "reason": file.reason or "",
                     }
                     for file in report.new
@@ -63,6 +65,7 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
             "files known before": report.known,
             "files left alone": display.table([{"file": file.name, "why": file.why} for file in report.left]),
             "rejects by reason": display.table(totals["rejects"]),
+            "rows without a readable date": display.table(undated),
             "newest rows": display.table(totals["newest"]),
             "inbox": dg.MetadataValue.path(settings.inbox),
         },

@@ -14,7 +14,8 @@ quote stays open for more than ``max_row_bytes``, rows cannot be told apart any 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -33,6 +34,8 @@ class Csv(Form):
     suffixes = (".csv", ".tsv")
 
     def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:
+        if declared_delimiter(first_line) is not None:
+            return True
         try:
             read_header(Line(1, first_line), reading, columns)
         except Quarantine:
@@ -41,8 +44,18 @@ class Csv(Form):
 
     def records(self, stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
         lines = numbered_lines(stream, reading.encoding, reading.max_row_bytes)
-        header = read_header(first_filled(lines), reading, columns)
+        first = first_filled(lines)
+        if (declared := declared_delimiter(first.content)) is not None:
+            reading, first = reading.model_copy(update={"delimiter": declared}), first_filled(lines)
+        header = read_header(first, reading, columns)
         yield from csv_records(lines, header, reading)
+
+
+def declared_delimiter(line: bytes) -> str | None:
+    """The delimiter that Excel's own first line declares, as in ``sep=;``."""
+    found = re.fullmatch(rb'"?sep=(.)"?\s*', line.strip(b"\r"), re.IGNORECASE)
+    delimiter = found.group(1).decode("ascii", "replace") if found else None
+    return delimiter if delimiter in DELIMITERS else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ def read_header(line: Line, settings: ReadingSettings, wanted: Columns) -> Heade
         text = line.content.decode("utf-8")
     except UnicodeDecodeError:
         raise Quarantine(
-            Reason.WRONG_ENCODING, f"the header is not in {settings.encoding}; set feedback.encoding or save as UTF-8"
+            Reason.WRONG_ENCODING,
+            f"the header is not in {settings.encoding}; set {wanted.settings}.encoding or save as UTF-8",
         ) from None
     if "\0" in text:
         raise Quarantine(Reason.BAD_HEADER, "the header holds a NUL character; export the file again")
@@ -76,28 +90,25 @@ def read_header(line: Line, settings: ReadingSettings, wanted: Columns) -> Heade
     splits = {delimiter: columns for delimiter in given if (columns := _split_header(text, delimiter)) is not None}
     if not splits:
         raise Quarantine(Reason.BAD_HEADER, f"the header is not RFC 4180: {text[:80]!r}; quote its names as that asks")
-    fitting = {delimiter: columns for delimiter, columns in splits.items() if wanted.present_in(columns)}
+    fitting = {delimiter: columns for delimiter, columns in splits.items() if wanted.present_in(wanted.rename(columns))}
     if not fitting:
-        names = max(splits.values(), key=len)
-        shown = ", ".join(repr(name) for name in names[:8])
-        missing = wanted.missing_from(names)
-        raise Quarantine(Reason.MISSING_TEXT_COLUMN, f"no column is named {missing!r} among {shown[:300]}; name it so")
+        raise Quarantine(Reason.MISSING_TEXT_COLUMN, wanted.describe_missing(max(splits.values(), key=len)))
     if len(fitting) > 1 and not all(len(columns) == 1 for columns in fitting.values()):
         raise Quarantine(Reason.AMBIGUOUS_DELIMITER, f"the header {text[:80]!r} can be split by several characters; "
-                         "set feedback.delimiter")  # fmt: skip
+                         f"set {wanted.settings}.delimiter")  # fmt: skip
     delimiter, columns = next(iter(fitting.items()))
-    return Header(delimiter, check_columns(columns, settings.max_columns))
+    return Header(delimiter, check_columns(columns, settings.max_columns, wanted))
 
 
-def check_columns(names: list[str], max_columns: int) -> tuple[str, ...]:
-    """Column names, each there once; a column without a name is named after its place, as ``column_3``.
+def check_columns(names: Sequence[str], max_columns: int, wanted: Columns) -> tuple[str, ...]:
+    """Column names as ``Columns.rename`` gives them.
 
     Raises:
-        Quarantine: a name is there twice, or there are too many.
+        Quarantine: there are too many, or where names count strictly one is there twice.
     """
     if len(names) > max_columns:
         raise Quarantine(Reason.TOO_MANY_COLUMNS, f"{len(names)} columns, max_columns is {max_columns}; drop some")
-    columns = tuple(name or f"column_{place}" for place, name in enumerate(names, start=1))
+    columns = wanted.rename(names)
     seen: set[str] = set()
     for name in columns:
         if name in seen:

@@ -4,15 +4,16 @@ Belongs here: which column types are taken, and what is checked before pyarrow u
 the process (``parquet_process``), and what the values mean.
 
 Columns of strings are read as dictionaries, so that one long string that a million rows point to is there once; a batch
-has 1,024 rows of flat columns. Nested columns are refused: a few bytes of them can stand for any number of values. What
-a page unpacks to is not known before: the memory of the process bounds it.
+has 1,024 rows. A few bytes of a nested column can stand for any number of values, and what a page unpacks to is not
+known before: the memory of the process bounds both. In labelled rows nested columns are refused.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, BinaryIO
@@ -33,6 +34,7 @@ _BUFFER_BYTES = 1 << 20
 _MAX_FOOTER_BYTES = 1 << 24
 MAGIC = b"PAR1"
 _LEAST_ROW_BYTES = 16  # what a row counts for against max_unpacked_bytes, however little it takes in the file
+_NOT_FINITE = RowProblem(Reason.NOT_A_NUMBER)
 _FLAT = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal, pt.is_temporal, pt.is_null)
 
 
@@ -102,17 +104,15 @@ def _open(
             f"unpacks to {unpacked} bytes, max_unpacked_bytes is {reading.max_unpacked_bytes}; split the file",
         )
     schema = metadata.schema.to_arrow_schema()
-    names = check_columns(schema.names, reading.max_columns)
+    names = check_columns(schema.names, reading.max_columns, wanted)
     required = wanted.present_in(names)
     if required is None:
-        shown = ", ".join(repr(name) for name in names[:8])
-        missing = wanted.missing_from(names)
-        raise Quarantine(Reason.MISSING_TEXT_COLUMN, f"no column is named {missing!r} among {shown[:300]}; name it so")
+        raise Quarantine(Reason.MISSING_TEXT_COLUMN, wanted.describe_missing(schema.names))
     read = names if wanted.others else required
     strings = [
-        name
-        for name, field in zip(schema.names, schema, strict=True)
-        if name in read and _is_kept(name, field.type, wanted.types.get(name))
+        given
+        for given, name, field in zip(schema.names, names, schema, strict=True)
+        if name in read and _is_kept(name, field.type, wanted)
     ]
     stream.seek(0)
     file = pq.ParquetFile(
@@ -124,22 +124,19 @@ def _open(
         arrow_extensions_enabled=False,
     )
     filled = [place for place, group in enumerate(groups) if group.num_rows]
-    columns = None if wanted.others else list(required)
+    columns = None if wanted.others else [g for g, name in zip(schema.names, names, strict=True) if name in required]
     batches = file.iter_batches(_BATCH_ROWS, row_groups=filled, columns=columns, use_threads=False)
     return (names if wanted.others else tuple(name for name in names if name in required)), batches, metadata.num_rows
 
 
-def _is_kept(name: str, kind: pa.DataType, wanted: str | None) -> bool:
+def _is_kept(name: str, kind: pa.DataType, wanted: Columns) -> bool:
     """Whether the column holds strings; raises Quarantine for a column of a type that cannot be taken."""
     if pt.is_dictionary(kind):
         kind = kind.value_type
     is_string: bool = pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
-    allowed: tuple[Callable[[pa.DataType], bool], ...] = {
-        "string": (),
-        "id": (pt.is_integer, pt.is_null),
-        "moment": (pt.is_timestamp, pt.is_date, pt.is_null),
-    }.get(wanted or "", _FLAT)
-    if not is_string and not any(check(kind) for check in allowed):
+    role = wanted.types.get(name)
+    is_flat = any(check(kind) for check in _FLAT)
+    if not is_string and (role == "string" or (not is_flat and not wanted.loosely)):
         raise Quarantine(Reason.UNSUPPORTED_TYPE, f"column {name[:80]!r} is {str(kind)[:80]}; write it as string")
     return is_string
 
@@ -159,8 +156,7 @@ def _values(column: pa.Array, max_field_bytes: int) -> list[Any]:
         column = pc.cast(column, pa.duration("us"), safe=False)
     values = _each(column, RowProblem(Reason.BAD_CREATED_AT, "a date or time outside the years 1 to 9999"))
     if pt.is_floating(column.type):
-        problem = RowProblem(Reason.NOT_A_NUMBER)
-        return [problem if value is not None and not math.isfinite(value) else value for value in values]
+        return [_NOT_FINITE if value is not None and not math.isfinite(value) else value for value in values]
     return values
 
 
@@ -193,13 +189,16 @@ def _one(scalar: pa.Scalar, problem: RowProblem) -> Any:
 def _record(number: int, values: dict[str, Any], reading: ReadingSettings, columns: Columns) -> Record | Rejected:
     try:
         for name, value in values.items():
+            role = columns.types.get(name)
             if isinstance(value, RowProblem):
-                raise RowProblem(value.reason_code, value.detail)
-            if isinstance(value, str):
+                if role == "string" or not columns.loosely:
+                    raise RowProblem(value.reason_code, value.detail)
+                values[name] = value.detail if role == "moment" and value is not _NOT_FINITE else None
+            elif isinstance(value, str):
                 if "\0" in value:
                     check_characters(value)
-            elif columns.types.get(name) not in ("id", "moment"):
-                values[name] = _as_json(value)
+            elif role not in ("id", "moment") or isinstance(value, (list, dict, bytes)):
+                values[name] = _as_json(value, reading.max_field_bytes)
         if sum(len(value) for value in values.values() if isinstance(value, str)) > reading.max_row_bytes:
             raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {reading.max_row_bytes}")
         return Record(number, values)
@@ -208,10 +207,16 @@ def _record(number: int, values: dict[str, Any], reading: ReadingSettings, colum
         return problem.at(number, summary(sound))
 
 
-def _as_json(value: Any) -> Any:
-    """Dates, times and decimals as text: attributes are JSON."""
+def _as_json(value: Any, max_bytes: int) -> Any:
+    """Dates, times and decimals as text, lists and structs as JSON text: attributes are JSON. Bytes are null, and so is
+    JSON text longer than ``max_bytes``."""
+    if isinstance(value, (list, dict)):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        return text if len(text.encode("utf-8", "replace")) <= max_bytes else None
     if isinstance(value, (date, time)):
         return value.isoformat()
+    if isinstance(value, bytes):
+        return None
     return str(value) if isinstance(value, (Decimal, timedelta)) else value
 
 

@@ -59,9 +59,16 @@ _lock = threading.Lock()
 
 
 def read_apart(
-    reader: Reader, stream: BinaryIO, reading: ReadingSettings, columns: Columns
+    reader: Reader,
+    stream: BinaryIO,
+    reading: ReadingSettings,
+    columns: Columns,
+    damaged: Reason = Reason.CORRUPT_PARQUET,
 ) -> Iterator[Record | Rejected]:
     """What ``reader`` yields, a function of a module.
+
+    Args:
+        damaged: the reason that a crash of the worker is.
 
     Raises:
         Quarantine: as ``reader``, and when the worker crashes on the file.
@@ -90,7 +97,7 @@ def read_apart(
             return
     except (EOFError, ConnectionError):
         worker.process.join()
-        raise _reason(worker.end()) from None
+        raise _reason(worker.end(), damaged) from None
     finally:
         if done:
             with _lock:
@@ -99,12 +106,12 @@ def read_apart(
             worker.end()
 
 
-def _reason(code: int) -> Exception:
+def _reason(code: int, damaged: Reason) -> Exception:
     """What the end of a worker says about the file that it was reading."""
     if -code in _CRASHES:
         name = signal.Signals(-code).name
         detail = f"damaged: the library that reads it crashes on it ({name}); export it again"
-        return Quarantine(Reason.CORRUPT_PARQUET, detail)
+        return Quarantine(damaged, detail)
     return OSError(0, f"the process that reads it was ended from outside ({code})")
 
 

@@ -35,8 +35,8 @@ class Reason(StrEnum):
     NOT_REGULAR = "not_regular", "a FIFO, socket or device: only regular files are read"
     HIDDEN = "hidden", "a name that starts with a dot: rename it when it is ready"
     TEMPORARY = "temporary", "a name that copying programs give to unfinished files: rename it when it is ready"
-    ARCHIVE = "archive", "an archive or compressed file: unpack it into the inbox"
-    UNKNOWN_EXTENSION = "unknown_extension", "not named .csv, .tsv, .jsonl, .ndjson or .parquet"
+    ARCHIVE = "archive", "an archive or a compressed file that is not read: unpack it"
+    UNKNOWN_EXTENSION = "unknown_extension", "not named .csv, .tsv, .jsonl, .ndjson, .json, .xlsx or .parquet"
     UNREADABLE = "unreadable", "the file or folder cannot be opened: check its permissions"
     TOO_DEEP_FOLDER = "too_deep_folder", "folders nested too deeply below the inbox"
     STILL_WRITTEN = "still_written", "changed a moment ago: it is left for the next tick"
@@ -52,7 +52,9 @@ class Reason(StrEnum):
     UNCLOSED_QUOTE = "unclosed_quote", "a quote opens and is not closed, so that rows cannot be told apart"
     CORRUPT_PARQUET = "corrupt_parquet", "the Parquet file is damaged"
     UNSUPPORTED_TYPE = "unsupported_type", "a Parquet column has a type that cannot be kept"
-    TOO_LARGE_UNCOMPRESSED = "too_large_uncompressed", "the Parquet file unpacks to more than is allowed"
+    TOO_LARGE_UNCOMPRESSED = "too_large_uncompressed", "the file unpacks to more than is allowed"
+    DAMAGED = "damaged", "the file is damaged or cut off"
+    UNKNOWN_FORM = "unknown_form", "the file is of a form that is not read"
 
     # Rows that are rejected.
     BAD_ENCODING = "bad_encoding", "bytes that are not in the configured encoding"

@@ -1,38 +1,49 @@
 """The forms there are, and which one a file is of: by its bytes, so that its outcome does not depend on its name.
 
-Parquet starts with its magic bytes, a CSV file's first line names the required columns, a JSON Lines file starts with
-a brace. Only where the bytes say none of these does the name decide what the file was meant to be, and so what is
-reported about it.
+Parquet, Excel and gzip start with their magic bytes, a JSON list with a bracket, JSON Lines with a brace, a CSV file's
+first line names the required columns. Only where the bytes say none of these does the name decide what the file was
+meant to be, and so what is reported about it. What is not read is named for what it is.
 """
 
 from __future__ import annotations
 
-import codecs
+import gzip
 import importlib
 import inspect
 import pkgutil
+import tempfile
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from typing import BinaryIO
 
 from emotion_assets import forms
+from emotion_assets.forms.encoding import find_encoding, marked_encoding
 from emotion_assets.forms.form import Columns, Form, Record
 from emotion_assets.forms.lines import first_filled, numbered_lines
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected
 from emotion_assets.settings.schema import ReadingSettings
 
+GZIP, GZIP_MAGIC = ".gz", b"\x1f\x8b"
 _HEAD_BYTES = 4096
-_ARCHIVE_MAGIC = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ\x00",
-    b"\x28\xb5\x2f\xfd",
-    b"7z\xbc\xaf",
-    b"Rar!",
+_CHUNK_BYTES = 1 << 20
+_NOT_READ = (
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"BZh", "compressed with bzip2; compress it with gzip, or not at all"),
+    (b"\xfd7zXZ\x00", "compressed with xz; compress it with gzip, or not at all"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard; compress it with gzip, or not at all"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a RAR archive; unpack it"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (.xls, .doc); save it as .xlsx or .csv"),
+    (b"%PDF", "a PDF; export the table as .csv or .xlsx"),
+    (b"SQLite format 3", "an SQLite database; export the table as .csv or .parquet"),
+    (b"ARROW1", "an Arrow (Feather) file; write it as .parquet"),
+    (b"ORC", "an ORC file; write it as .parquet"),
+    (b"Obj\x01", "an Avro file; write it as .parquet or .jsonl"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"{\\rtf", "a Rich Text document; save the table as .csv or .xlsx"),
 )
-_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
 @cache
@@ -64,42 +75,84 @@ def inbox_suffixes() -> frozenset[str]:
 def read_records(
     stream: BinaryIO, suffix: str, reading: ReadingSettings, columns: Columns
 ) -> Iterator[Record | Rejected]:
-    """Every row of a file in whatever form feedback may come in.  Raises as ``Form.records`` does."""
+    """Every row of a file in whatever form feedback may come in.
+
+    Args:
+        suffix: ending of the file's name, in lower case; of a compressed file the one before ``.gz``.
+
+    Raises:
+        Quarantine, OSError: see ``Form.records``.
+    """
+    with tempfile.TemporaryFile() as plain:
+        stream.seek(0)
+        if stream.read(2) == GZIP_MAGIC:
+            _unpack(stream, plain, reading.max_unpacked_bytes)
+            stream = plain  # type: ignore[assignment]
+        form, encoding = recognise(stream, suffix, reading, columns)
+        stream.seek(0)
+        yield from form.records(stream, reading.model_copy(update={"encoding": encoding}), columns)
+
+
+def recognise(stream: BinaryIO, suffix: str, reading: ReadingSettings, columns: Columns) -> tuple[Form, str]:
+    """The form of a file that is not compressed, and its encoding (of a binary form without meaning).
+
+    Raises:
+        Quarantine: it is of no form that is read, or not in the encoding it should be in.
+    """
     stream.seek(0)
     head = stream.read(_HEAD_BYTES)
-    stream.seek(0)
-    form = _recognise(stream, head, suffix, reading, columns)
-    stream.seek(0)
-    yield from form.records(stream, reading, columns)
-
-
-def _recognise(stream: BinaryIO, head: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> Form:
     candidates = [form for form in all_forms() if form.in_inbox]
     for form in candidates:
         if form.magic and head.startswith(form.magic):
-            return form
-    _check_head(head, reading.encoding)
-    first = first_filled(numbered_lines(stream, reading.encoding, reading.max_row_bytes))
+            return form, reading.encoding
+    _refuse_what_is_not_read(head, reading.encoding, columns.settings)
+    encoding = find_encoding(stream, reading.encoding, columns.settings)
+    first = first_filled(numbered_lines(stream, encoding, reading.max_row_bytes))
     for form in candidates:
         if form.claims(first.content, suffix, reading, columns):
-            return form
+            return form, encoding
     meant = form_of_suffix(suffix)
     if meant is not None and meant.magic:
-        raise Quarantine(Reason.CORRUPT_PARQUET, f"does not start as a {suffix[1:]} file; export it again")
+        reason = Reason.CORRUPT_PARQUET if suffix == ".parquet" else Reason.DAMAGED
+        raise Quarantine(reason, f"does not start as a {suffix[1:]} file; export it again")
+    if first.content.lstrip()[:1] == b"<":
+        raise Quarantine(Reason.UNKNOWN_FORM, "HTML or XML, whatever its name; export the table as .csv or .xlsx")
     csv = form_of_suffix(".csv")
     assert csv is not None
-    return csv  # what its header lacks is what is reported
+    return csv, encoding  # what its header lacks is what is reported
 
 
-def _check_head(head: bytes, encoding: str) -> None:
+def _refuse_what_is_not_read(head: bytes, encoding: str, settings: str) -> None:
     if not head:
         raise Quarantine(Reason.EMPTY_FILE, "0 bytes; deliver it again with its rows")
-    if head.startswith(_ARCHIVE_MAGIC):
-        raise Quarantine(Reason.ARCHIVE, "an archive or compressed file whatever its name; unpack it into the inbox")
-    if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
-        return
-    if head.startswith(_WIDE_MARKS) or head.count(0) * 4 > len(head):
+    for magic, what in _NOT_READ:
+        if head.startswith(magic):
+            raise Quarantine(Reason.UNKNOWN_FORM, f"{what} (whatever its name)")
+    if head[257:262] == b"ustar":
+        raise Quarantine(Reason.UNKNOWN_FORM, "a tar archive, whatever its name; unpack it")
+    wide = encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32", "utf16", "utf32"))
+    if marked_encoding(head) is None and not wide and head.count(0) * 4 > len(head):
         raise Quarantine(
             Reason.WRONG_ENCODING,
-            f"looks like UTF-16 or binary data, not {encoding}; set feedback.encoding or save as UTF-8",
+            f"looks like UTF-16 without a byte order mark, or like binary data; set {settings}.encoding "
+            "(utf-16-le, as Windows writes it), or save it as UTF-8",
         )
+
+
+def _unpack(stream: BinaryIO, target: BinaryIO, max_bytes: int) -> None:
+    """Decompress a gzip file into ``target``, which takes at most ``max_bytes``."""
+    stream.seek(0)
+    written = 0
+    try:
+        with gzip.GzipFile(fileobj=stream) as packed:
+            while block := packed.read(_CHUNK_BYTES):
+                written += len(block)
+                if written > max_bytes:
+                    raise Quarantine(
+                        Reason.TOO_LARGE_UNCOMPRESSED,
+                        f"unpacks to more than max_unpacked_bytes {max_bytes}; split the file",
+                    )
+                target.write(block)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise Quarantine(Reason.DAMAGED, "a gzip file that is damaged or cut off; deliver it again") from None
+    target.flush()

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from emotion_assets.forms.problems import Reason
-from emotion_assets.forms.registry import inbox_suffixes
+from emotion_assets.forms.registry import GZIP, inbox_suffixes
 from emotion_assets.settings.errors import UserError
 
-ARCHIVES = frozenset(
-    {".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".7z", ".rar", ".tar", ".jar", ".xlsx", ".ods"}
-)
+ARCHIVES = frozenset({".zip", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".7z", ".rar", ".tar", ".jar", ".ods"})
 TEMPORARY = frozenset(
     {".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".incomplete", ".swp", ".lock"}
 )
@@ -164,6 +162,8 @@ def _problem(name: str, status: os.stat_result, settle_seconds: float, now: floa
         return Reason.NOT_REGULAR
     if last in TEMPORARY or name.endswith("~") or name.startswith("~"):
         return Reason.TEMPORARY
+    if last == GZIP:
+        last = suffixes[-2] if len(suffixes) > 1 else last
     if last in ARCHIVES:
         return Reason.ARCHIVE
     if last not in inbox_suffixes():

@@ -3,7 +3,8 @@
 Belongs here: which files are new, staging their rows in bounded memory, one transaction per file. Does not belong
 here: how a file is read (``readers``), what is SQL (``warehouse.feedback``).
 
-A file is its bytes: the same content under another name adds nothing. A row is its ``id``, or its file and row number.
+A file is its bytes: the same content under another name adds nothing. Within a source a row is its ``id``, or else its
+content and how often it occurs in its file. What was refused is read again when what decides its reading changes.
 Rows are staged on disk first, in a file without a name that vanishes with the process, so the database is taken only
 for the moment of the insert, and a file that turns out unreadable at its end has left nothing behind.
 """
@@ -24,10 +25,11 @@ import pyarrow as pa
 from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, check_unchanged, list_inbox, sha256_of
 from emotion_assets.ingest.readers import read_feedback
+from emotion_assets.ingest.redating import redate
 from emotion_assets.ingest.rows import Accepted
+from emotion_assets.ingest.sources import Source, make_source, source_name
 from emotion_assets.settings.schema import FeedbackSettings
 from emotion_assets.storage.failpoints import failpoint
-from emotion_assets.storage.store import fingerprint
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
 from emotion_assets.storage.warehouse.feedback import (
     STAGED,
@@ -40,14 +42,6 @@ from emotion_assets.storage.warehouse.feedback import (
 )
 
 STAGE_ROWS, STAGE_CHARACTERS = 10_000, 8_000_000
-READING_FIELDS = {
-    "encoding",
-    "delimiter",
-    "max_field_bytes",
-    "max_row_bytes",
-    "max_columns",
-    "max_unpacked_bytes",
-}
 
 
 @dataclass(frozen=True)
@@ -81,11 +75,6 @@ class IngestReport:
         return sum(file.counts.accepted for file in self.new)
 
 
-def reading_fingerprint(settings: FeedbackSettings) -> str:
-    """Equal as long as a file would be read the same way; a quarantined file is tried again when it changes."""
-    return fingerprint(settings.model_dump(mode="json", include=READING_FIELDS))[:12]
-
-
 def ingest(
     inbox: Path,
     warehouse: Warehouse,
@@ -99,9 +88,11 @@ def ingest(
     Raises:
         WarehouseError: the database cannot be used, or the disk is full; files stored before stay stored.
     """
-    reading = reading_fingerprint(settings)
+    redate(warehouse, settings)
     with warehouse.reading() as db:
         states = file_states(db)
+    sources: dict[str, Source] = {}
+    seen: set[str] = set()
     new: list[FileOutcome] = []
     left: list[LeftFile] = []
     settled = 0
@@ -109,18 +100,20 @@ def ingest(
         if file.problem is not None:
             left.append(LeftFile(file.name, file.detail))
             continue
+        name = source_name(file.name)
+        source = sources.setdefault(name, make_source(settings, name))
         try:
             sha256 = sha256_of(file)
-            if is_settled(states, sha256, reading):
+            if sha256 in seen or is_settled(states, sha256, source.fingerprint):
                 settled += 1
                 continue
             moment = datetime.fromtimestamp(now(), UTC)
-            record = FileRecord(sha256, file.name, file.size, reading, run_id, moment)
+            record = FileRecord(sha256, file.name, name, file.size, source.fingerprint, run_id, moment)
             outcome = _ingest_file(file, record, warehouse, settings)
         except Unavailable as error:
             left.append(LeftFile(file.name, str(error)))
             continue
-        states[sha256] = ("ingested", reading) if outcome is None else (outcome.status, reading)
+        seen.add(sha256)  # the same bytes in another source's folder are not read in turn
         if outcome is None:
             settled += 1
             continue
@@ -131,6 +124,7 @@ def ingest(
             if outcome.reason
             else f"{outcome.name}: {counts.read} rows, {counts.accepted} accepted, {counts.duplicate} duplicate, "
             f"{counts.rejected} rejected"
+            + (f", {counts.undated} without a date that can be read" if counts.undated else "")
         )
     return IngestReport(tuple(new), settled, tuple(left))
 
@@ -141,7 +135,7 @@ def _ingest_file(
     """Stage and store one file; None if another run has stored the same bytes meanwhile."""
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as scratch:
         try:
-            _write_staged_rows(read_feedback(file.path, settings), record.sha256, scratch)
+            _write_staged_rows(read_feedback(file.path, settings, record.source), scratch)
         except Quarantine as quarantine:
             check_unchanged(file)
             with warehouse.writing() as db:
@@ -157,16 +151,16 @@ def _ingest_file(
     return None if counts is None else FileOutcome(record.name, "ingested", None, counts)
 
 
-def _write_staged_rows(rows: Iterator[Accepted | Rejected], sha256: str, scratch: IO[bytes]) -> None:
+def _write_staged_rows(rows: Iterator[Accepted | Rejected], scratch: IO[bytes]) -> None:
     """Write the rows as an Arrow stream with the schema ``STAGED``."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(scratch, STAGED, options=options) as stream:
-        for batch in _batches(rows, sha256):
+        for batch in _batches(rows):
             stream.write_batch(batch)
             failpoint("ingest.mid_file")
 
 
-def _batches(rows: Iterator[Accepted | Rejected], sha256: str) -> Iterator[pa.RecordBatch]:
+def _batches(rows: Iterator[Accepted | Rejected]) -> Iterator[pa.RecordBatch]:
     columns: list[list[object]] = [[] for _ in STAGED]
     characters = 0
     for row in rows:
@@ -180,11 +174,11 @@ def _batches(rows: Iterator[Accepted | Rejected], sha256: str) -> Iterator[pa.Re
                 None,
                 None,
                 None,
+                None,
             )
         else:
             attributes = json.dumps(row.attributes, ensure_ascii=False, allow_nan=False)
-            identity = row.id if row.id is not None else f"file:{sha256[:16]}:{row.row_number}"
-            values = (row.row_number, None, None, None, identity, row.text, row.created_at, attributes)
+            values = (row.row_number, None, None, None, row.id, row.text, row.created_at, attributes, row.undated)
             characters += len(row.text) + len(attributes)
         for column, value in zip(columns, values, strict=True):
             column.append(value)

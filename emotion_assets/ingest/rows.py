@@ -1,19 +1,19 @@
 """What a row of feedback is: its text, id and time, and every other column as attributes.
 
-Does not belong here: how bytes become values (``forms``).
+A row is refused for its text alone. Does not belong here: how bytes become values (``forms``), forms of dates
+(``moments``).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from emotion_assets.forms.form import Columns
-from emotion_assets.forms.problems import Reason, RowProblem, excerpt
-
-FEEDBACK_COLUMNS = Columns(required=(("text",),), types={"text": "string", "id": "id", "created_at": "moment"})
+from emotion_assets.forms.problems import Reason, RowProblem
+from emotion_assets.ingest.moments import UnreadableMoment, read_moment
 
 # White space, controls, format characters (zero-width, direction marks), fillers and selectors: Unicode's categories
 # Cc, Cf, Z*, Cs and Default_Ignorable_Code_Point, and the blank Braille pattern. (Unicode 15.1, DerivedCoreProperties)
@@ -31,7 +31,8 @@ class Accepted:
     """A row to keep. ``row_number`` is the line it starts on (a CSV's header is line 1); in Parquet the row, from 1.
 
     ``id`` is None where the file gives none. ``created_at`` is in UTC. ``attributes`` holds every other column as
-    values that ``json.dumps(..., allow_nan=False)`` takes.
+    values that ``json.dumps(..., allow_nan=False)`` takes. ``undated`` is the form of a ``created_at`` that cannot be
+    read; the value itself is then among the attributes, under ``created_at``.
     """
 
     row_number: int
@@ -39,13 +40,17 @@ class Accepted:
     text: str
     created_at: datetime | None
     attributes: dict[str, Any]
+    undated: str | None = None
 
 
-def accept(row_number: int, values: dict[str, Any]) -> Accepted:
+def accept(row_number: int, values: dict[str, Any], formats: Sequence[str] = (), zone: tzinfo = UTC) -> Accepted:
     """The row of these values, of which text, id and created_at are taken out: the rest are its attributes.
 
+    Args:
+        formats, zone: see ``read_moment``.
+
     Raises:
-        RowProblem: the text, id or created_at is not usable.
+        RowProblem: the text is not usable.
     """
     text = values.pop("text", None)
     if not isinstance(text, str):
@@ -56,31 +61,27 @@ def accept(row_number: int, values: dict[str, Any]) -> Accepted:
         raise RowProblem(Reason.EMPTY_TEXT)
     row_id = values.pop("id", None)
     if row_id is not None and type(row_id) is not str:
-        if type(row_id) is not int:
-            raise RowProblem(Reason.BAD_ID, f"id is a {type(row_id).__name__}, not a string or a whole number")
-        row_id = str(row_id)
+        row_id = _as_id(row_id, values)
     created_at = values.pop("created_at", None)
+    undated = None
     if created_at is not None:
-        created_at = _as_utc(created_at)
-    return Accepted(row_number, row_id if row_id and not row_id.isspace() else None, text, created_at, values)
+        try:
+            created_at = read_moment(created_at, formats, zone)
+        except UnreadableMoment as unreadable:
+            undated = unreadable.form
+            values["created_at"] = created_at if isinstance(created_at, (str, int, float)) else str(created_at)
+            created_at = None
+    return Accepted(row_number, row_id if row_id and not row_id.isspace() else None, text, created_at, values, undated)
 
 
-def _as_utc(value: Any) -> datetime | None:
-    """ISO 8601 with a date at least; without an offset it is taken as UTC. Blank is none."""
-    try:
-        if isinstance(value, datetime):
-            moment = value
-        elif isinstance(value, date):
-            moment = datetime(value.year, value.month, value.day)
-        elif not isinstance(value, str):
-            raise RowProblem(Reason.BAD_CREATED_AT, f"created_at is a {type(value).__name__}, not an ISO 8601 string")
-        elif not value or value.isspace():
-            return None
-        else:
-            moment = datetime.fromisoformat(value.strip())
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        shown = excerpt(str(value))[:40]
-        raise RowProblem(
-            Reason.BAD_CREATED_AT, f"{shown!r} is no ISO 8601 date or time such as 2026-01-31T09:00:00Z"
-        ) from None
+def _as_id(value: Any, values: dict[str, Any]) -> str | None:
+    """A number as an id: 1.0, which is what becomes of ids beside a missing one, is 1. What cannot be an id is kept
+    among the attributes."""
+    if type(value) is float and value != value:
+        return None
+    if type(value) is float and value.is_integer():
+        return str(int(value))
+    if type(value) in (int, float):
+        return str(value)
+    values["id"] = value
+    return None

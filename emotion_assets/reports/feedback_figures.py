@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from emotion_assets.ingest.redating import undated_by_form
 from emotion_assets.reports.drift import Drift, Figures, compare_counts, compare_values, share_difference
 from emotion_assets.scoring.calibration import Calibration, calibrate, champion_predictions
 from emotion_assets.settings.schema import Settings
@@ -47,6 +48,7 @@ class FeedbackReport:
     typical: list[Row]
     surprising: list[Row]
     rejects: list[Row]
+    undated: list[Row]
     files: list[Row]
     models: list[Row]
     live: list[Row]
@@ -74,6 +76,7 @@ def make_report(settings: Settings, store: Store, warehouse: Warehouse) -> Feedb
         attributes = {name: ask.by_attribute(db, name, VALUES) for name in ask.attribute_names(db, ATTRIBUTES)}
         rest = {
             "rejects": ask.rejects(db),
+            "undated": undated_by_form(db),
             "files": ask.newest_files(db, FILES),
             "models": ask.by_model(db),
             "live": _live_accuracy(ask.reviewed(db)),

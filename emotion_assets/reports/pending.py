@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, list_inbox, sha256_of
-from emotion_assets.ingest.ledger import reading_fingerprint
+from emotion_assets.ingest.sources import Source, make_source, source_name
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.atomic import write_text_atomically
 from emotion_assets.storage.keys import CHAMPION
@@ -53,13 +53,15 @@ def find_pending_work(
     Raises:
         UserError: the database cannot be read, or a run keeps it for longer than a tick should wait.
     """
-    reading = reading_fingerprint(settings.feedback)
+    sources: dict[str, Source] = {}
     with replace(warehouse, wait_seconds=min(warehouse.wait_seconds, TICK_WAIT_SECONDS)).reading() as db:
         states = file_states(db)
         unscored = count_waiting(db) if store.has(CHAMPION) else 0
         new_reviews = store.has(CHAMPION) and fingerprint_reviews(db) != _read_shown_reviews(settings)
     remembered: dict[str, str] = {}
     new: dict[str, str] = {}
+    seen: set[str] = set()
+    readings: set[str] = set()
     left = 0
     files = list_inbox(settings.inbox, settings.feedback.settle_seconds, now)
     for file in files:
@@ -73,12 +75,18 @@ def find_pending_work(
             left += 1
             continue
         remembered[identity] = sha256
-        if not is_settled(states, sha256, reading):
+        name = source_name(file.name)
+        source = sources.setdefault(name, make_source(settings.feedback, name))
+        if sha256 not in seen and not is_settled(states, sha256, source.fingerprint):
             new[sha256] = file.name
+            readings.add(source.fingerprint)
+        seen.add(sha256)
     summary = f"nothing new: {len(files) - left} files in {settings.inbox} are ingested, {left} left alone"
     if not store.has(CHAMPION):
         summary += "; no champion_model yet, so nothing is scored"
-    return Work(tuple(new.values()), unscored, new_reviews, summary, fingerprint(sorted(new), reading), remembered)
+    return Work(
+        tuple(new.values()), unscored, new_reviews, summary, fingerprint(sorted(new), sorted(readings)), remembered
+    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from emotion_assets.ingest.readers import read_feedback
 from emotion_assets.ingest.rows import Accepted
+from emotion_assets.ingest.sources import source_name_of
 from emotion_assets.scoring import decision
 from emotion_assets.scoring.calibration import Answer, Answers, Calibration, Champion, calibrate
 from emotion_assets.scoring.decision import ABSTAIN, OK, TRUNCATED
@@ -178,7 +179,7 @@ def score_file(champion: Champion, path: Path, settings: Settings, output: Path 
     rejects: Counter[str] = Counter()
     with writing_rows(output, FILE_SCORES) if output else nullcontext() as write:
         rows: list[Accepted] = []
-        for row in chain(read_feedback(path, settings.feedback), [None]):
+        for row in chain(read_feedback(path, settings.feedback, source_name_of(path, settings.inbox)), [None]):
             if isinstance(row, Accepted):
                 rows.append(row)
             elif row is not None:

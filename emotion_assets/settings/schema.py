@@ -7,8 +7,10 @@ one (``profiles.reader``), anything that trains, reads data or talks to Dagster.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -175,6 +177,17 @@ class ModelSettings(Frozen):
         """
 
 
+def require_encoding(name: str) -> str:
+    """The name of an encoding.  Raises ValueError for one that Python does not know."""
+    try:
+        usable = "text,\n{}".encode(name).decode(name) == "text,\n{}"
+    except (LookupError, UnicodeError, TypeError):
+        usable = False
+    if not usable:
+        raise ValueError("not an encoding that Python knows; use utf-8, latin-1, cp1252, utf-16 or another")
+    return name
+
+
 class ReadingSettings(Frozen):
     """How files that somebody else wrote are read."""
 
@@ -192,17 +205,63 @@ class ReadingSettings(Frozen):
     @field_validator("encoding")
     @classmethod
     def _encoding_is_known(cls, value: str) -> str:
-        try:
-            usable = "text,\n{}".encode(value).decode(value) == "text,\n{}"
-        except (LookupError, UnicodeError, TypeError):
-            usable = False
-        if not usable:
-            raise ValueError("not an encoding that Python knows; use utf-8, latin-1, cp1252, utf-16 or another")
+        return require_encoding(value)
+
+
+class SourceSettings(Frozen):
+    """How the files of one source are read; a source is a folder of the inbox, its own files are ``default``."""
+
+    columns: Annotated[
+        dict[Literal["text", "id", "created_at"], str], Field(description="what the source calls these columns")
+    ] = {}
+    created_at_format: Annotated[
+        str | tuple[str, ...], Field(description="epoch_s, epoch_ms, epoch_us or a strptime pattern, or a list of them")
+    ] = ()
+    timezone: Annotated[str, Field(description="of times without an offset")] = "UTC"
+    encoding: Annotated[str | None, Field(description="of files without a byte order mark")] = None
+    delimiter: Annotated[Literal["auto", ",", ";", "\t", "|"] | None, Field(description="of CSV files")] = None
+
+    @property
+    def moment_formats(self) -> tuple[str, ...]:
+        given = self.created_at_format
+        return (given,) if isinstance(given, str) else given
+
+    @field_validator("created_at_format")
+    @classmethod
+    def _formats_are_patterns(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for pattern in (value,) if isinstance(value, str) else value:
+            if pattern in ("epoch_s", "epoch_ms", "epoch_us"):
+                continue
+            shown = datetime(2026, 11, 25, 16, 30, 59).strftime(pattern)
+            try:
+                readable = "%" in pattern and datetime.strptime(shown, pattern).year > 1900
+            except ValueError:
+                readable = False
+            if not readable:
+                raise ValueError(
+                    f"{pattern!r} reads no date; use epoch_s, epoch_ms, epoch_us or a pattern such as %d-%m-%Y %H.%M"
+                )
         return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ValueError, OSError, ZoneInfoNotFoundError):
+            raise ValueError("not a time zone; use a name such as UTC or Europe/Paris") from None
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, value: str | None) -> str | None:
+        return value if value is None else require_encoding(value)
 
 
 class FeedbackSettings(ReadingSettings):
     """How feedback is read, scored and reviewed."""
+
+    sources: Annotated[dict[str, SourceSettings], Field(description="by the name of the inbox's folder")] = {}
 
     target_accuracy: Annotated[
         float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")

@@ -1,8 +1,10 @@
-"""Every row exactly once: files, ids, duplicates, conflicts, and the books that always balance."""
+"""Every row exactly once: files, sources, ids, versions, what is read again, and the books that always balance."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -29,11 +31,52 @@ def workspace(tmp_path) -> Workspace:
     return Workspace(world.settings(tmp_path / "home"))
 
 
-def test_rows_without_an_id_are_their_file_and_row(workspace: Workspace) -> None:
-    drop_jsonl(workspace, "a.jsonl", [{"text": "one"}, {"text": "one"}])
-    take_in(workspace)
-    found = state(workspace)["feedback"]
-    assert [row["feedback_id"] for row in found] == [f"file:{sha256_of_the_file(workspace)[:16]}:{n}" for n in (1, 2)]
+def accepted(workspace: Workspace) -> list[tuple[int, int, int, int]]:
+    return [
+        (file.counts.accepted, file.counts.duplicate, file.counts.rejected, file.counts.undated)
+        for file in take_in(workspace).new
+    ]
+
+
+def with_settings(workspace: Workspace, **feedback: Any) -> Workspace:
+    return Workspace(world.settings(workspace.settings.home, **feedback))
+
+
+def current_texts(workspace: Workspace) -> list[str]:
+    with workspace.warehouse.reading() as db:
+        rows = db.execute(
+            "SELECT text FROM feedback ANTI JOIN superseded_feedback USING (feedback_id) ORDER BY text"
+        ).fetchall()
+    return [text for (text,) in rows]
+
+
+def test_rows_without_an_id_are_told_apart_by_content_and_place_among_equals(workspace: Workspace) -> None:
+    drop_jsonl(workspace, "a.jsonl", [{"text": "one"}, {"text": "one"}, {"text": "one", "stars": 1}])
+    assert accepted(workspace) == [(3, 0, 0, 0)]
+    ids = [row["feedback_id"] for row in state(workspace)["feedback"]]
+    assert len(set(ids)) == 3 and all(i.startswith("row:") for i in ids)
+    assert sorted(i[-2:] for i in ids) == [":1", ":1", ":2"]
+
+
+def test_an_export_that_grows_adds_only_what_is_new(workspace: Workspace) -> None:
+    first = [{"text": "monday was great", "created_at": "2026-11-02"}]
+    drop_csv(workspace, "nov.csv", first)
+    assert accepted(workspace) == [(1, 0, 0, 0)]
+    drop_csv(workspace, "nov.csv", [*first, {"text": "tuesday was awful", "created_at": "2026-11-03"}, *first])
+    assert accepted(workspace) == [(2, 1, 0, 0)]
+
+
+def test_an_id_counts_within_its_source(workspace: Workspace) -> None:
+    drop_csv(workspace, "store_a/r.csv", [{"id": "1", "text": "the parcel was late"}])
+    drop_csv(workspace, "store_b/r.csv", [{"id": "1", "text": "the app crashes"}])
+    drop_csv(workspace, "r.csv", [{"id": "1", "text": "hm"}, {"id": "store_a:1", "text": "an id like another's"}])
+    assert accepted(workspace) == [(2, 0, 0, 0), (1, 0, 0, 0), (1, 0, 0, 0)]
+    rows = {row["text"]: (row["source"], row["feedback_id"]) for row in state(workspace)["feedback"]}
+    assert rows["hm"] == ("default", "1")
+    assert rows["an id like another's"] == ("default", "store_a:1")
+    assert rows["the app crashes"] == ("store_b", "store_b:1")
+    source, changed = rows["the parcel was late"]
+    assert source == "store_a" and changed.startswith("store_a:1~")
 
 
 def test_the_same_bytes_under_any_name_add_nothing(workspace: Workspace) -> None:
@@ -46,33 +89,110 @@ def test_the_same_bytes_under_any_name_add_nothing(workspace: Workspace) -> None
     assert len(state(workspace)["feedback"]) == 1
 
 
-def test_the_same_id_and_text_is_a_duplicate_and_another_text_a_conflict(workspace: Workspace) -> None:
+def test_the_same_id_with_another_text_is_a_new_version_that_replaces_the_old(workspace: Workspace) -> None:
     drop_csv(workspace, "a.csv", [{"id": "1", "text": "hello"}, {"id": "1", "text": "hello"}])
     drop_csv(
         workspace, "b.csv", [{"id": "1", "text": "hello"}, {"id": "1", "text": "goodbye"}, {"id": "2", "text": "x"}]
     )
-    counts = [file.counts for file in take_in(workspace).new]
-    assert [(c.read, c.accepted, c.duplicate, c.rejected) for c in counts] == [(2, 1, 1, 0), (3, 1, 1, 1)]
-    (reject,) = state(workspace)["feedback_rejects"]
-    assert reject["reason_code"] == "id_conflict"
-    assert "row 2" in reject["detail"]
-    assert reject["raw_excerpt"] == "goodbye"
+    assert accepted(workspace) == [(1, 1, 0, 0), (2, 1, 0, 0)]
+    rows = [(row["feedback_id"], row["text"], row["version"]) for row in state(workspace)["feedback"]]
+    assert sorted(rows) == [("1", "hello", 1), ("1@2", "goodbye", 2), ("2", "x", 1)]
+    assert current_texts(workspace) == ["goodbye", "x"]
 
 
-def test_within_a_file_the_first_text_of_an_id_stays_and_later_ones_conflict(workspace: Workspace) -> None:
-    rows = [{"id": "1", "text": text} for text in ("first", "second", "first")]
-    drop_csv(workspace, "a.csv", rows)
-    (file,) = take_in(workspace).new
-    assert (file.counts.accepted, file.counts.duplicate, file.counts.rejected) == (1, 1, 1)
-    assert state(workspace)["feedback"][0]["text"] == "first"
-
-
-def test_an_id_that_looks_like_a_derived_one_is_never_lost(workspace: Workspace) -> None:
-    drop_jsonl(workspace, "a.jsonl", [{"text": "one"}])
+def test_the_time_of_writing_decides_which_version_counts(workspace: Workspace) -> None:
+    drop_csv(workspace, "a.csv", [{"id": "1", "text": "newer", "created_at": "2026-11-05"}])
     take_in(workspace)
-    drop_jsonl(workspace, "b.jsonl", [{"text": "two", "id": f"file:{sha256_of_the_file(workspace)[:16]}:1"}])
-    (other,) = take_in(workspace).new
-    assert other.counts.rejected == 1
+    drop_csv(workspace, "b.csv", [{"id": "1", "text": "older", "created_at": "2026-11-01"}])
+    take_in(workspace)
+    assert current_texts(workspace) == ["newer"]
+
+
+def test_three_texts_of_an_id_in_one_file_are_three_versions(workspace: Workspace) -> None:
+    rows = [{"id": "1", "text": text} for text in ("first", "second", "first", "third")]
+    drop_csv(workspace, "a.csv", rows)
+    assert accepted(workspace) == [(3, 1, 0, 0)]
+    assert current_texts(workspace) == ["third"]
+
+
+def test_what_was_refused_is_read_again_once_when_its_reading_changes(workspace: Workspace) -> None:
+    rows = [{"id": "1", "text": "x" * 50}, {"id": "2", "text": "fine"}]
+    drop_csv(workspace, "a.csv", rows)
+    small = with_settings(workspace, max_field_bytes=20)
+    assert accepted(small) == [(1, 0, 1, 0)]
+    assert accepted(small) == []
+    assert accepted(workspace) == [(2, 0, 0, 0)]
+    assert accepted(workspace) == []
+    assert [row["feedback_id"] for row in state(workspace)["feedback"]] == ["1", "2"]
+    assert state(workspace)["feedback_rejects"] == []
+
+
+def test_rows_that_were_accepted_stay_when_their_file_is_read_again(workspace: Workspace) -> None:
+    """Also where the new settings would read another text, or none, in their place."""
+    drop_jsonl(workspace, "a.jsonl", [{"text": "kept", "body": "b"}, {"body": "the other text"}])
+    assert accepted(workspace) == [(1, 0, 1, 0)]
+    mapped = with_settings(workspace, sources={"default": {"columns": {"text": "body"}}})
+    assert accepted(mapped) == [(2, 0, 0, 0)]
+    assert sorted(row["text"] for row in state(mapped)["feedback"]) == ["kept", "the other text"]
+    nothing = with_settings(workspace, sources={"default": {"columns": {"text": "nowhere"}}})
+    take_in(nothing)
+    assert len(state(nothing)["feedback"]) == 2
+    check_books(nothing)
+
+
+def test_equal_files_of_two_sources_are_not_read_in_turn(workspace: Workspace) -> None:
+    for name in ("app/r.jsonl", "web/r.jsonl"):
+        drop_jsonl(workspace, name, [{"text": "a"}, {"text": ""}])
+    assert accepted(workspace) == [(1, 0, 1, 0)]
+    assert [accepted(workspace) for _ in range(3)] == [[], [], []]
+
+
+def test_a_date_that_cannot_be_read_costs_the_date_alone(workspace: Workspace) -> None:
+    rows = [{"id": str(i), "text": f"tweet {i}", "created_at": f"{20 + i}-02-2015 11.3{i}"} for i in range(4)]
+    drop_csv(workspace, "tweets/a.csv", [*rows, {"id": "9", "text": "dated", "created_at": "2015-02-24"}])
+    assert accepted(workspace) == [(5, 0, 0, 4)]
+    found = state(workspace)
+    assert [(row["source"], row["form"], row["n"]) for row in found["feedback_undated"]] == [
+        ("tweets", "99-99-9999 99.99", 4)
+    ]
+    undated = next(row for row in found["feedback"] if row["feedback_id"] == "tweets:2")
+    assert json.loads(undated["attributes"]) == {"created_at": "22-02-2015 11.32"}
+
+    (workspace.settings.inbox / "tweets" / "a.csv").unlink()  # the value is kept: the file need not be
+    format_ = {"created_at_format": "%d-%m-%Y %H.%M", "timezone": "Europe/Paris"}
+    dated = with_settings(workspace, sources={"tweets": format_})
+    assert accepted(dated) == []
+    with dated.warehouse.reading() as db:
+        moments = db.execute("SELECT created_at, attributes FROM feedback WHERE feedback_id = 'tweets:2'").fetchall()
+    assert [(moment.astimezone(UTC), rest) for moment, rest in moments] == [
+        (datetime(2015, 2, 22, 10, 32, tzinfo=UTC), "{}")
+    ]
+    assert state(dated)["feedback_undated"] == []
+
+
+def test_rows_dated_later_are_known_when_their_export_grows(workspace: Workspace) -> None:
+    rows = [{"text": "so late", "created_at": "24-02-2015 11.35"}]
+    drop_csv(workspace, "a.csv", rows)
+    assert accepted(workspace) == [(1, 0, 0, 1)]
+    dated = with_settings(workspace, sources={"default": {"created_at_format": "%d-%m-%Y %H.%M"}})
+    drop_csv(dated, "a.csv", [*rows, {"text": "so early", "created_at": "25-02-2015 10.00"}])
+    assert accepted(dated) == [(1, 1, 0, 0)]
+
+
+def test_a_source_is_read_as_its_settings_say(workspace: Workspace) -> None:
+    path = workspace.settings.inbox / "app_store" / "r.csv"
+    path.parent.mkdir(parents=True)
+    path.write_bytes("Review Text;Review Link;Millis\ncaf\xe9;https://x/1;1790841600000\n".encode("cp1252"))
+    stated = {
+        "columns": {"text": "review text", "id": "Review Link", "created_at": "Millis"},
+        "created_at_format": "epoch_ms",
+        "encoding": "cp1252",
+        "delimiter": ";",
+    }
+    mapped = with_settings(workspace, sources={"app_store": stated})
+    assert accepted(mapped) == [(1, 0, 0, 0)]
+    (row,) = state(mapped)["feedback"]
+    assert (row["feedback_id"], row["text"], row["attributes"]) == ("app_store:https://x/1", "caf\xe9", "{}")
 
 
 def test_every_other_column_is_kept_in_attributes(workspace: Workspace) -> None:
@@ -84,11 +204,11 @@ def test_every_other_column_is_kept_in_attributes(workspace: Workspace) -> None:
 
 def test_a_quarantined_file_rests_until_the_reading_settings_change(workspace: Workspace, tmp_path) -> None:
     workspace.settings.inbox.mkdir(parents=True)
-    (workspace.settings.inbox / "a.csv").write_bytes("text\ncafé\n".encode("utf-16"))
+    (workspace.settings.inbox / "a.csv").write_bytes("text\ncafé\n".encode("cp1252"))
     (file,) = take_in(workspace).new
     assert file.status == "quarantined"
     assert take_in(workspace).new == ()
-    other = Workspace(world.settings(tmp_path / "home", encoding="utf-16"))
+    other = Workspace(world.settings(tmp_path / "home", encoding="cp1252"))
     (file,) = take_in(other).new
     assert (file.status, file.counts.accepted) == ("ingested", 1)
     (row,) = state(other)["ingested_files"]
@@ -130,6 +250,10 @@ def test_a_file_that_changes_while_it_is_read_waits_for_the_next_run(
 def test_the_books_balance_for_every_file(workspace: Workspace) -> None:
     world.drop_inbox(workspace)
     take_in(workspace)
+    check_books(workspace)
+
+
+def check_books(workspace: Workspace) -> None:
     found = state(workspace)
     assert sum(file["rows_accepted"] for file in found["ingested_files"]) == len(found["feedback"])
     assert sum(file["rows_rejected"] for file in found["ingested_files"]) == len(found["feedback_rejects"])

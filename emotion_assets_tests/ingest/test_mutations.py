@@ -22,7 +22,8 @@ import pytest
 from emotion_assets.forms.parquet import parquet_records
 from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.ingest.rows import FEEDBACK_COLUMNS, Accepted
+from emotion_assets.ingest.rows import Accepted
+from emotion_assets.ingest.sources import DEFAULT, make_source
 from emotion_assets.settings.schema import FeedbackSettings
 
 MUTATIONS = int(os.environ.get("EMOTION_MUTATIONS", "150"))
@@ -201,7 +202,7 @@ def test_a_parquet_file_of_many_row_groups_is_read_in_flat_memory(tmp_path: Path
     pool = pa.default_memory_pool()
     peaks, before = [], pool.bytes_allocated()
     with path.open("rb") as stream:
-        for row in parquet_records(stream, FeedbackSettings(), FEEDBACK_COLUMNS):
+        for row in parquet_records(stream, FeedbackSettings(), make_source(FeedbackSettings(), DEFAULT).columns):
             if row[0] % 1000 == 1:
                 peaks.append(pool.bytes_allocated() - before)
     assert row[0] == 200_000

@@ -17,7 +17,7 @@ from emotion_assets.forms import parquet_process
 from emotion_assets.forms.problems import Quarantine
 from emotion_assets.ingest.inbox import Unavailable
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.ingest.rows import FEEDBACK_COLUMNS
+from emotion_assets.ingest.sources import DEFAULT, make_source
 from emotion_assets.settings.schema import PROJECT_DIR, FeedbackSettings
 
 
@@ -47,7 +47,11 @@ def crash(stream, reading, columns):
 def test_a_worker_that_crashes_on_a_file_quarantines_it_and_the_next_file_is_read(tmp_path: Path) -> None:
     path = _large(tmp_path / "a.parquet")
     with path.open("rb") as stream, pytest.raises(Quarantine, match=r"crashes on it .SIGABRT."):
-        list(parquet_process.read_apart(crash, stream, FeedbackSettings(), FEEDBACK_COLUMNS))
+        list(
+            parquet_process.read_apart(
+                crash, stream, FeedbackSettings(), make_source(FeedbackSettings(), DEFAULT).columns
+            )
+        )
     assert len(list(read_feedback(path, FeedbackSettings()))) == 300_000
 
 

@@ -61,7 +61,7 @@ def test_the_page_shows_each_of_its_parts(workspace: Workspace) -> None:
     ):
         assert part in text
     assert "<svg" in text
-    assert "id_conflict" in text
+    assert "empty_text" in text
     assert "No row has been reviewed yet" in text
 
 

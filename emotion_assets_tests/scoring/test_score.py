@@ -50,7 +50,7 @@ def test_identical_texts_are_computed_once_within_a_run_and_across_runs(workspac
     take_in(workspace)
     first = score(workspace)
     assert (first.rows, first.computed) == (3, 2)
-    drop_csv(workspace, "b.csv", [{"text": "what a day"}, {"text": "something else"}])
+    drop_csv(workspace, "b.csv", [{"text": "what a day", "shop": "b"}, {"text": "something else"}])
     take_in(workspace)
     second = score(workspace)
     assert (second.rows, second.computed) == (2, 1)

@@ -45,7 +45,8 @@ def test_an_old_database_keeps_its_rows_and_reads_as_before(path: Path) -> None:
     before = make_old_database(path)
     with Warehouse(path).reading() as db:
         board = read_leaderboard(db)
-        assert row_counts(db) == {name: len(rows) for name, rows in before.items()}
+        filled = {name: n for name, n in row_counts(db).items() if n or name in before}
+        assert filled == {name: len(rows) for name, rows in before.items()}
         assert read_version(db) == NEWEST
     assert [(row["model"], row["accuracy"]) for row in board] == [("tfidf_svm", 0.75), ("bigru", 0.5)]
     for table, rows in before.items():

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
 from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
-from emotion_assets.storage.warehouse.tables import IngestedFile
+from emotion_assets.storage.warehouse.tables import FeedbackUndated, IngestedFile
 
 STAGED = pa.schema(
     [
@@ -23,21 +23,29 @@ STAGED = pa.schema(
         ("reason_code", pa.string()),
         ("detail", pa.string()),
         ("raw_excerpt", pa.string()),
-        ("feedback_id", pa.string()),
+        ("id", pa.string()),
         ("text", pa.string()),
         ("created_at", pa.timestamp("us", "UTC")),
         ("attributes", pa.string()),
+        ("undated", pa.string()),
     ]
 )
-"""A row as read: rejected where ``reason_code`` is given, else to be accepted if its id is new."""
+"""A row as read: rejected where ``reason_code`` is given, else to be accepted if it is new."""
+
+
+def content_of(text: str = "text", created_at: str = "created_at", attributes: str = "attributes") -> str:
+    """The SQL of what makes a row without an id the same row: its text, time and attributes, given as expressions."""
+    parts = f"chr(31), {text}, coalesce(epoch_us({created_at})::VARCHAR, ''), {attributes}"
+    return f"left(sha256(concat_ws({parts})), 32)"
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What is known about a file before its rows are looked at. ``reading``: fingerprint of the reading settings."""
+    """What is known about a file before its rows are looked at. ``reading``: fingerprint of the source's settings."""
 
     sha256: str
     name: str
+    source: str
     size: int
     reading: str
     run_id: str
@@ -50,77 +58,142 @@ class FileCounts:
     accepted: int = 0
     duplicate: int = 0
     rejected: int = 0
+    undated: int = 0
 
 
-def file_states(db: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str]]:
-    """Status and reading fingerprint of every file content seen so far, by sha256."""
-    rows = db.execute("SELECT file_sha256, status, reading FROM ingested_files").fetchall()
-    return {sha: (status, reading) for sha, status, reading in rows}
+class FileState(NamedTuple):
+    """How a file content stands in the ledger."""
+
+    status: str
+    reading: str
+    rejected: int
 
 
-def is_settled(states: Mapping[str, tuple[str, str]], sha256: str, reading: str) -> bool:
-    """Whether a file needs no reading: ingested, or quarantined under the very reading settings of now."""
-    status, under = states.get(sha256, ("", ""))
-    return status == "ingested" or (status == "quarantined" and under == reading)
+def file_states(db: duckdb.DuckDBPyConnection) -> dict[str, FileState]:
+    """The state of every file content seen so far, by sha256."""
+    rows = db.execute("SELECT file_sha256, status, reading, rows_rejected FROM ingested_files").fetchall()
+    return {sha: FileState(*state) for sha, *state in rows}
+
+
+def is_settled(states: Mapping[str, FileState], sha256: str, reading: str) -> bool:
+    """Whether a file needs no reading: nothing of it was refused, or it was under the very settings of now."""
+    state = states.get(sha256)
+    if state is None:
+        return False
+    return state.reading == reading or (state.status == "ingested" and not state.rejected)
 
 
 def store_file(db: duckdb.DuckDBPyConnection, file: FileRecord, staged: pa.RecordBatchReader) -> FileCounts | None:
     """Judge and store all rows of a file; None if another run has stored the file meanwhile.
 
-    An id that is new is accepted at its first row. The same id with the same text is a duplicate; with another text it
-    is rejected as ``id_conflict``.
+    Rows of the file that were accepted when it was read before stay as they are. Of the others a row is accepted if its
+    identity is new in the source, as a further version if the identity is known with other texts, and is a duplicate if
+    it is known with this text. A row that was forgotten is rejected.
     """
     if is_settled(file_states(db), file.sha256, file.reading):
         return None
+    fill_identities(db)
     db.register("_staged", staged)
     db.execute("CREATE OR REPLACE TEMP TABLE staged AS SELECT * FROM _staged")
     db.unregister("_staged")
-    _judge(db)
+    _judge(db, file)
     _insert_judged(db, file)
-    judged, accepted, duplicate, conflicts, read = db.execute(
+    judged, accepted, duplicate, forgotten, read = db.execute(
         """
-        SELECT count(*), count(*) FILTER (outcome = 'accepted'), count(*) FILTER (outcome = 'duplicate'),
-            count(*) FILTER (outcome = 'conflict'), (SELECT count(*) FROM staged)
+        SELECT count(*), count(*) FILTER (outcome IN ('accepted', 'kept')), count(*) FILTER (outcome = 'duplicate'),
+            count(*) FILTER (outcome = 'forgotten'), (SELECT count(*) FROM staged)
         FROM judged
         """
     ).fetchall()[0]
-    counts = FileCounts(read, accepted, duplicate, read - judged + conflicts)
+    undated = _record_undated(db, file)
+    counts = FileCounts(read, accepted, duplicate, read - judged + forgotten, undated)
     db.execute("DROP TABLE judged")
     db.execute("DROP TABLE staged")
     _record_file(db, file, "ingested", None, counts)
     return counts
 
 
-def _judge(db: duckdb.DuckDBPyConnection) -> None:
+def fill_identities(db: duckdb.DuckDBPyConnection) -> None:
+    """Give the rows of before there were identities theirs."""
+    if not count(db, "SELECT count(*) FROM feedback WHERE identity = ''"):
+        return
+    db.execute(
+        f"""
+        UPDATE feedback SET identity = filled.identity
+        FROM (
+            SELECT feedback_id, CASE WHEN regexp_full_match(feedback_id, 'file:[0-9a-f]{{16}}:[0-9]+')
+                THEN 'row:' || content || ':'
+                    || row_number() OVER (PARTITION BY source_sha256, content ORDER BY row_number)
+                ELSE 'id:' || feedback_id END AS identity
+            FROM (SELECT *, {content_of()} AS content FROM feedback WHERE identity = '')
+        ) filled
+        WHERE feedback.feedback_id = filled.feedback_id
+        """
+    )
+
+
+def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
     """Make the table ``judged``: each row of ``staged`` that is not rejected yet, with its outcome."""
     db.execute(
-        """
+        f"""
         CREATE OR REPLACE TEMP TABLE judged AS
-        WITH given AS (
-            SELECT *, first_value(text) OVER same_id AS first_text, row_number() OVER same_id AS nth
-            FROM staged WHERE reason_code IS NULL
-            WINDOW same_id AS (PARTITION BY feedback_id ORDER BY row_number)
+        WITH content AS (
+            SELECT *, CASE WHEN id IS NULL THEN {content_of()} END AS content FROM staged WHERE reason_code IS NULL
+        ),
+        given AS (
+            SELECT * EXCLUDE (content), CASE WHEN id IS NULL
+                THEN 'row:' || content || ':' || row_number() OVER (PARTITION BY content ORDER BY row_number)
+                ELSE 'id:' || id END AS identity
+            FROM content
+        ),
+        versions AS (
+            SELECT identity, max(version) AS last, list(DISTINCT text) AS texts FROM feedback
+            WHERE source = $source AND identity IN (SELECT identity FROM given) GROUP BY identity
+        ),
+        mine AS (SELECT row_number FROM feedback WHERE source_sha256 = $sha),
+        compared AS (
+            SELECT given.*, coalesce(last, 0) AS last,
+                coalesce(list_contains(texts, given.text), false)
+                    OR row_number() OVER (PARTITION BY given.identity, given.text ORDER BY row_number) > 1 AS known,
+                row_number IN (SELECT row_number FROM mine) AS kept,
+                EXISTS (
+                    FROM forgotten f
+                    WHERE f.source = $source AND f.identity_hash = sha256(f.salt || given.identity)
+                ) AS is_forgotten
+            FROM given LEFT JOIN versions USING (identity)
         )
-        SELECT given.*,
-            CASE WHEN stored.feedback_id IS NULL AND nth = 1 THEN 'accepted'
-                 WHEN given.text = coalesce(stored.text, first_text) THEN 'duplicate'
-                 ELSE 'conflict' END AS outcome,
-            stored.source_sha256 AS other_source, stored.row_number AS other_row
-        FROM given LEFT JOIN feedback stored USING (feedback_id)
-        """
+        SELECT * EXCLUDE (last, known, kept, is_forgotten),
+            CASE WHEN kept THEN 'kept' WHEN is_forgotten THEN 'forgotten' WHEN known THEN 'duplicate'
+                ELSE 'accepted' END AS outcome,
+            last + sum((NOT kept AND NOT known AND NOT is_forgotten)::INTEGER)
+                OVER (PARTITION BY identity ORDER BY row_number) AS version
+        FROM compared
+        """,
+        {"source": file.source, "sha": file.sha256},
     )
 
 
 def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
-    """Store the accepted rows of ``judged``, and as rejects its conflicts and the rejected rows of ``staged``."""
+    """Store the accepted rows of ``judged``, and as rejects the forgotten ones and the rejected rows of ``staged``."""
     db.execute(
         """
         INSERT INTO feedback BY NAME
-        SELECT feedback_id, text, created_at, $now AS received_at, $sha AS source_sha256, row_number, attributes
-        FROM judged WHERE outcome = 'accepted' ORDER BY row_number
+        WITH named AS (
+            SELECT *, CASE WHEN $source = 'default' THEN '' ELSE $source || ':' END
+                || coalesce(id, identity) || CASE WHEN version > 1 THEN '@' || version ELSE '' END AS name
+            FROM judged WHERE outcome = 'accepted'
+        )
+        SELECT CASE WHEN name IN (SELECT feedback_id FROM feedback)
+                OR row_number() OVER (PARTITION BY name ORDER BY row_number) > 1
+            THEN name || '~' || left(sha256($source || chr(31) || identity || chr(31) || version), 8)
+            ELSE name END AS feedback_id,
+            text, created_at, $now AS received_at, $sha AS source_sha256, row_number, attributes, $source AS source,
+            identity, version
+        FROM named ORDER BY row_number
         """,
-        {"now": file.now, "sha": file.sha256},
+        {"now": file.now, "sha": file.sha256, "source": file.source},
     )
+    db.execute("DELETE FROM feedback_rejects WHERE source_sha256 = ?", [file.sha256])
     db.execute(
         """
         INSERT INTO feedback_rejects BY NAME
@@ -128,21 +201,43 @@ def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
         FROM (
             SELECT row_number, reason_code, detail, raw_excerpt FROM staged WHERE reason_code IS NOT NULL
             UNION ALL
-            SELECT row_number, 'id_conflict', 'id ' || feedback_id || ' has another text in '
-                || coalesce('file ' || other_source[:12] || ', row ' || other_row, 'an earlier row of this file'),
-                text[:200]
-            FROM judged WHERE outcome = 'conflict'
+            SELECT row_number, 'forgotten', 'removed by the command forget, and not taken in again', ''
+            FROM judged WHERE outcome = 'forgotten'
         ) ORDER BY row_number
         """,
         {"sha": file.sha256},
     )
 
 
+def _record_undated(db: duckdb.DuckDBPyConnection, file: FileRecord) -> int:
+    """Count the accepted rows of the file by the form of a time that could not be read; returns how many there are."""
+    db.execute("DELETE FROM feedback_undated WHERE source_sha256 = ?", [file.sha256])
+    db.execute(
+        """
+        INSERT INTO feedback_undated BY NAME
+        SELECT $sha AS source_sha256, $source AS source, undated AS form, count(*) AS n
+        FROM judged WHERE outcome IN ('accepted', 'kept') AND undated IS NOT NULL GROUP BY undated
+        """,
+        {"sha": file.sha256, "source": file.source},
+    )
+    return count(db, "SELECT coalesce(sum(n), 0)::BIGINT FROM feedback_undated WHERE source_sha256 = ?", [file.sha256])
+
+
 def store_quarantine(db: duckdb.DuckDBPyConnection, file: FileRecord, reason: str) -> bool:
-    """Note that a file cannot be read; False if another run has stored the file meanwhile."""
-    if is_settled(file_states(db), file.sha256, file.reading):
+    """Note that a file cannot be read; False if another run has stored the file meanwhile.
+
+    Of a file whose rows are here, from when it was read before, they stay, and so do their counts.
+    """
+    states = file_states(db)
+    if is_settled(states, file.sha256, file.reading):
         return False
-    _record_file(db, file, "quarantined", reason, FileCounts())
+    if file.sha256 in states and states[file.sha256].status == "ingested":
+        db.execute(
+            "UPDATE ingested_files SET reading = ?, reason = ? WHERE file_sha256 = ?",
+            [file.reading, reason, file.sha256],
+        )
+    else:
+        _record_file(db, file, "quarantined", reason, FileCounts())
     return True
 
 
@@ -167,8 +262,85 @@ def _record_file(
         run_id=file.run_id,
         size_bytes=file.size,
         reading=file.reading,
+        source=file.source,
+        rows_undated=counts.undated,
     )
     insert_rows(db, [row])
+
+
+def undated_files(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str]]:
+    """sha256, source and reading fingerprint of each file that has rows without a readable time."""
+    rows = db.execute("SELECT file_sha256, source, reading FROM ingested_files WHERE rows_undated > 0").fetchall()
+    return [(sha256, source, reading) for sha256, source, reading in rows]
+
+
+def undated_rows(db: duckdb.DuckDBPyConnection, sha256: str) -> list[tuple[str, str]]:
+    """Id and attributes of each row of a file that has a time among its attributes in place of ``created_at``."""
+    return db.execute(
+        """
+        SELECT feedback_id, attributes FROM feedback
+        WHERE source_sha256 = ? AND created_at IS NULL AND json_exists(attributes, '$.created_at')
+        """,
+        [sha256],
+    ).fetchall()
+
+
+def undated_forms(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str, int]]:
+    """Source, form and rows of the times that could not be read, the most frequent first."""
+    rows = db.execute(
+        "SELECT source, form, sum(n)::BIGINT AS n FROM feedback_undated GROUP BY ALL ORDER BY n DESC, source, form"
+    ).fetchall()
+    return [(source, form, n) for source, form, n in rows]
+
+
+def undated_values(db: duckdb.DuckDBPyConnection, source: str, most: int) -> list[str]:
+    """Some of the times of a source that could not be read, as they were given."""
+    rows = db.execute(
+        """
+        SELECT DISTINCT attributes->>'$.created_at' FROM feedback
+        WHERE source = ? AND created_at IS NULL AND json_exists(attributes, '$.created_at') LIMIT ?
+        """,
+        [source, most],
+    ).fetchall()
+    return [value for (value,) in rows]
+
+
+def record_redated(
+    db: duckdb.DuckDBPyConnection, sha256: str, source: str, reading: str, dated: pa.Table, forms: Mapping[str, int]
+) -> None:
+    """Give rows of a file their time, and count what is left.
+
+    Args:
+        dated: ``feedback_id``, ``created_at`` and the ``attributes`` that are left.
+        forms: of the rows that are still without a time.
+    """
+    db.register("_dated", dated)
+    db.execute(
+        f"""
+        UPDATE feedback SET created_at = d.created_at, attributes = d.attributes,
+            identity = CASE WHEN identity LIKE 'row:%' THEN 'row:' || d.content || ':' || split_part(identity, ':', 3)
+                ELSE identity END
+        FROM (
+            SELECT _dated.*, {content_of("f.text", "_dated.created_at", "_dated.attributes")} AS content
+            FROM _dated JOIN feedback f USING (feedback_id)
+        ) d
+        WHERE feedback.feedback_id = d.feedback_id
+        """
+    )
+    db.unregister("_dated")
+    db.execute("DELETE FROM feedback_undated WHERE source_sha256 = ?", [sha256])
+    if forms:
+        rows = [FeedbackUndated(source_sha256=sha256, source=source, form=form, n=n) for form, n in forms.items()]
+        insert_rows(db, rows)
+    # The settings count as tried, but for what was refused: that is read again from the file itself.
+    db.execute(
+        """
+        UPDATE ingested_files SET rows_undated = $n,
+            reading = CASE WHEN rows_rejected = 0 THEN $reading ELSE reading END
+        WHERE file_sha256 = $sha
+        """,
+        {"n": sum(forms.values()), "reading": reading, "sha": sha256},
+    )
 
 
 def feedback_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:

@@ -190,6 +190,8 @@ class IngestedFile(Row):
     run_id: Annotated[str, "Dagster run that read it"]
     size_bytes: Annotated[int, "size of the file"]
     reading: Annotated[str, "fingerprint of the settings that it was read with"]
+    source: Annotated[str, "folder of the inbox that it came in, or default", Default("default")]
+    rows_undated: Annotated[int | None, "accepted rows whose created_at could not be read"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +200,16 @@ class Feedback(Row):
 
     table = "feedback"
 
-    feedback_id: Annotated[str, "id from the file, or made from the content"]
+    feedback_id: Annotated[str, "id from the file, after the source's name; or made from the content"]
     text: Annotated[str, "what the customer wrote"]
     created_at: Annotated[datetime | None, "when it was written, from the file"]
     received_at: Annotated[datetime, "when it was read here"]
     source_sha256: Annotated[str, "file that it came in"]
     row_number: Annotated[int, "its row in that file, from 1"]
     attributes: Annotated[str, "JSON object: every other column of the file"]
+    source: Annotated[str, "folder of the inbox that it came in, or default", Default("default")]
+    identity: Annotated[str, "what makes it the same row within its source: its id, or its content", Default("")]
+    version: Annotated[int, "1, and more for each later text of the same id", Default("1")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +223,30 @@ class FeedbackReject(Row):
     reason_code: Annotated[str, "kind of reason"]
     detail: Annotated[str, "reason in words"]
     raw_excerpt: Annotated[str, "beginning of the row as it was"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackUndated(Row):
+    """How many accepted rows of a file have a created_at of a form that could not be read."""
+
+    table = "feedback_undated"
+
+    source_sha256: Annotated[str, "file that they came in"]
+    source: Annotated[str, "folder of the inbox that it came in, or default"]
+    form: Annotated[str, "the value with its digits as 9 and its letters as A"]
+    n: Annotated[int, "rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten(Row):
+    """A row that was removed for good: it is known by a salted hash and not accepted again."""
+
+    table = "forgotten"
+
+    source: Annotated[str, "source that it was of"]
+    salt: Annotated[str, "random, the same for every row"]
+    identity_hash: Annotated[str, "sha256 of salt and identity"]
+    forgotten_at: Annotated[datetime, "when it was removed"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,10 +39,21 @@ SELECT
     ) AS is_dated
 FROM feedback;
 
+-- Texts that a later one of the same id has replaced: the time they were written decides, then the order they came in.
+CREATE OR REPLACE VIEW superseded_feedback AS
+SELECT feedback_id
+FROM feedback
+WHERE (source, identity) IN (SELECT (source, identity) FROM feedback WHERE version > 1)
+QUALIFY row_number() OVER (
+    PARTITION BY source, identity
+    ORDER BY coalesce(created_at, received_at) DESC, received_at DESC, version DESC
+) > 1;
+
 CREATE OR REPLACE VIEW current_scores AS
 SELECT s.*
 FROM scored_feedback s
 JOIN scoring_models m USING (model_version)
+ANTI JOIN superseded_feedback USING (feedback_id)
 WHERE m.place = (SELECT max(place) FROM scoring_models);
 
 -- Each row's score by the newest model that has scored it: history that no later champion has rescored stays visible.
@@ -50,4 +61,5 @@ CREATE OR REPLACE VIEW latest_scores AS
 SELECT s.*
 FROM scored_feedback s
 JOIN scoring_models m USING (model_version)
+ANTI JOIN superseded_feedback USING (feedback_id)
 QUALIFY row_number() OVER (PARTITION BY s.feedback_id ORDER BY m.place DESC) = 1;

@@ -1,0 +1,166 @@
+"""Read the moment that a row was written, in every form that is unambiguous, or in the forms that a source states.
+
+Unambiguous: ISO 8601 and year-first dates, with blanks, slashes, offsets or UTC after them; RFC 2822 and what C's ctime
+writes; months by their English names; whole numbers as an epoch in seconds, milliseconds or microseconds. 02/11/2026
+may be February or November: it is no date unless the source's ``created_at_format`` says which.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNITS = {"epoch_s": 1, "epoch_ms": 1_000, "epoch_us": 1_000_000}
+EMPTY = frozenset({"", "-", "--", "null", "none", "nil", "nan", "nat", "n/a", "na", "\\n", "#n/a"})
+
+_DIGITS = re.compile(r"-?\d+(\.\d+)?")
+_RANGES = ((10**8, 10**10, 1), (10**11, 10**13, 1_000), (10**14, 10**16, 1_000_000))  # 1973 to 2286 in each unit
+_ZONE = r"(?:\s*(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))?(?:\[[\w/+-]+\])?"
+_TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+_YEAR_FIRST = re.compile(
+    r"(?P<year>\d{4})(?P<separator>[-/.])(?P<month>\d{1,2})(?P=separator)(?P<day>\d{1,2})"
+    rf"(?:(?:[Tt]|\s+){_TIME}{_ZONE})?",
+    re.IGNORECASE,
+)
+_RFC_2822 = re.compile(
+    r"(?:[A-Za-z]{3},\s*)?\d{1,2}\s+[A-Za-z]{3}\s+\d{4}\s+\d{1,2}:\d{2}(?::\d{2})?\s+"
+    r"(?:[+-]\d{4}|UTC?|GMT|Z|[ECMP][SD]T)(?:\s*\([A-Za-z ]+\))?"
+)
+_NAMED_MONTH = (
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S %Y",
+    *(f"{day}{time}" for day in ("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y")
+      for time in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", ", %H:%M", ", %I:%M %p", ", %I:%M:%S %p", " %I:%M:%S %p")),
+)  # fmt: skip
+
+
+class UnreadableMoment(ValueError):  # noqa: N818
+    """Not a date, or one that can be read in two ways. ``form``: its digits as 9 and its letters as A."""
+
+    def __init__(self, value: Any) -> None:
+        self.form = form_of(value)
+        super().__init__(self.form)
+
+
+def read_moment(value: Any, formats: Sequence[str] = (), zone: tzinfo = UTC) -> datetime | None:
+    """The moment in UTC; None for an empty value.
+
+    Args:
+        formats: the source's own forms, tried first: strptime patterns or the keys of ``UNITS``.
+        zone: of values without an offset.
+
+    Raises:
+        UnreadableMoment: no form fits, or more than one could.
+    """
+    try:
+        if value is None or (isinstance(value, float) and value != value):
+            return None
+        if isinstance(value, datetime):
+            return _in_utc(value, zone)
+        if isinstance(value, date):
+            return _in_utc(datetime(value.year, value.month, value.day), zone)
+        if not formats and isinstance(value, str) and value[4:5] == "-":
+            try:  # the form of most rows, ten times as fast as the others
+                return _in_utc(datetime.fromisoformat(value), zone)
+            except ValueError:
+                pass
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise UnreadableMoment(value)
+        text = " ".join(str(value).split())
+        if text.lower() in EMPTY:
+            return None
+        moment = _stated(text, formats)
+        moment = moment or (_epoch(text) if _DIGITS.fullmatch(text) else _unambiguous(text))
+        return _in_utc(moment, zone)
+    except (ValueError, OverflowError):
+        raise UnreadableMoment(value) from None
+
+
+def form_of(value: Any) -> str:
+    """A value's form, for counting values alike: ``24-02-2015 11.35`` is ``99-99-9999 99.99``."""
+    if not isinstance(value, str):
+        return "a number" if type(value) in (int, float) else type(value).__name__
+    return re.sub(r"[^\W\d_]", "A", re.sub(r"\d", "9", value.strip()))[:40]
+
+
+def suggest_formats(values: Sequence[str]) -> list[str]:
+    """The strptime patterns that read every one of these values; more than one where days and months cannot be told
+    apart, none where no usual pattern does."""
+    fitting = []
+    for pattern in _USUAL:
+        try:
+            for value in values:
+                datetime.strptime(" ".join(value.split()), pattern)
+        except ValueError:
+            continue
+        fitting.append(pattern)
+    return fitting
+
+
+_USUAL = (
+    *(f"{first}{separator}{second}{separator}{year}{time}"
+      for separator in "/-."
+      for first, second in (("%d", "%m"), ("%m", "%d"))
+      for year in ("%Y", "%y")
+      for time in ("", " %H:%M", " %H:%M:%S", " %H.%M", " %H.%M.%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M",
+                   ", %H:%M:%S")),
+    "%Y%m%d", "%Y%m%d%H%M%S", "%Y-%m",
+)  # fmt: skip
+
+
+def _stated(text: str, formats: Sequence[str]) -> datetime | None:
+    for pattern in formats:
+        try:
+            if pattern in UNITS:
+                if _DIGITS.fullmatch(text):
+                    return EPOCH + timedelta(seconds=float(text) / UNITS[pattern])
+            else:
+                return datetime.strptime(text, pattern)
+        except ValueError:
+            continue
+    return None
+
+
+def _epoch(text: str) -> datetime:
+    number = float(text)
+    unit = next((unit for low, high, unit in _RANGES if low <= number < high), None)
+    if unit is None:
+        raise ValueError
+    if unit == 1:
+        return EPOCH + timedelta(seconds=number)
+    return EPOCH + timedelta(microseconds=int(text.partition(".")[0]) * (1_000_000 // unit))
+
+
+def _unambiguous(text: str) -> datetime:
+    if found := _YEAR_FIRST.fullmatch(text):
+        parts = found.groupdict()
+        moment = datetime(int(parts["year"]), int(parts["month"]), int(parts["day"]))
+        if parts["hour"] is None:
+            return moment
+        micro = int((parts["fraction"] or "0").ljust(6, "0")[:6])
+        moment = moment.replace(
+            hour=int(parts["hour"]), minute=int(parts["minute"]), second=int(parts["second"] or 0), microsecond=micro
+        )
+        return moment.replace(tzinfo=_offset(parts["zone"])) if parts["zone"] else moment
+    if _RFC_2822.fullmatch(text):
+        return parsedate_to_datetime(text.replace("UTC", "GMT").removesuffix("Z"))
+    for pattern in _NAMED_MONTH:
+        try:
+            return datetime.strptime(text, pattern)
+        except ValueError:
+            continue
+    return datetime.fromisoformat(text)
+
+
+def _offset(zone: str) -> tzinfo:
+    if zone.upper() in ("Z", "UTC", "GMT"):
+        return UTC
+    return datetime.strptime(zone.replace(":", "").ljust(5, "0"), "%z").tzinfo or UTC
+
+
+def _in_utc(moment: datetime, zone: tzinfo) -> datetime:
+    return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
