@@ -26,13 +26,13 @@ class Columns:
 
     Attributes:
         required: sets of columns, of which one must be there whole.
-        types: what a form with typed columns must have in some of them: strings, ids (strings or whole numbers) or
-            moments (strings, dates or times).
+        types: what a form with typed columns must have in some of them: strings, ids (strings or whole numbers),
+            moments (strings, dates or times) or labels (anything, lists too).
         others: whether columns beside these are wanted too.
     """
 
     required: tuple[tuple[str, ...], ...]
-    types: Mapping[str, Literal["string", "id", "moment"]] = field(default_factory=dict)
+    types: Mapping[str, Literal["string", "id", "moment", "label"]] = field(default_factory=dict)
     others: bool = True
 
     def present_in(self, names: Iterator[str] | list[str] | tuple[str, ...]) -> tuple[str, ...] | None:

@@ -4,8 +4,8 @@ Belongs here: which column types are taken, and what is checked before pyarrow u
 the process (``parquet_process``), and what the values mean.
 
 Columns of strings are read as dictionaries, so that one long string that a million rows point to is there once; a batch
-has 1,024 rows of flat columns. Nested columns are refused: a few bytes of them can stand for any number of values. What
-a page unpacks to is not known before: the memory of the process bounds it.
+has 1,024 rows of flat columns. Nested columns are refused, but as labels: a few bytes of them can stand for any number
+of values. What a page unpacks to is not known before: the memory of the process bounds it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +32,8 @@ _BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
 _MAX_FOOTER_BYTES = 1 << 24
 MAGIC = b"PAR1"
+HUGGING_FACE = "huggingface"
+"""The key of a schema's metadata under which ``datasets`` says what the columns are."""
 _LEAST_ROW_BYTES = 16  # what a row counts for against max_unpacked_bytes, however little it takes in the file
 _FLAT = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal, pt.is_temporal, pt.is_null)
 
@@ -77,6 +79,37 @@ def parquet_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns
         raise _corrupt(error) from None
     if number != declared:
         raise Quarantine(Reason.CORRUPT_PARQUET, f"states {declared} rows, {number} are there; export it again")
+
+
+class Schema(NamedTuple):
+    """What a file says about its columns: their names, and what ``datasets`` left about them."""
+
+    columns: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def read_schema(stream: BinaryIO, reading: ReadingSettings) -> Schema:
+    """The schema alone.  Raises as ``Form.records`` does."""
+    (record,) = read_apart(schema_records, stream, reading, Columns(required=()))
+    assert isinstance(record, Record)
+    return Schema(record.values["columns"], record.values["metadata"])
+
+
+def schema_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record]:
+    """The fields of ``Schema`` as one record, read in this process."""
+    _check_frame(stream, stream.seek(0, os.SEEK_END))
+    stream.seek(0)
+    try:
+        schema = pq.read_schema(stream)
+    except OSError as error:
+        if error.errno:
+            raise
+        raise _corrupt(error) from None
+    except (pa.ArrowException, ValueError) as error:
+        raise _corrupt(error) from None
+    told = (schema.metadata or {}).get(HUGGING_FACE.encode())
+    metadata = {} if told is None else {HUGGING_FACE: told.decode("utf-8", "replace")}
+    yield Record(0, {"columns": tuple(schema.names), "metadata": metadata})
 
 
 def _check_frame(stream: BinaryIO, size: int) -> None:
@@ -138,6 +171,7 @@ def _is_kept(name: str, kind: pa.DataType, wanted: str | None) -> bool:
         "string": (),
         "id": (pt.is_integer, pt.is_null),
         "moment": (pt.is_timestamp, pt.is_date, pt.is_null),
+        "label": (*_FLAT, pt.is_nested),
     }.get(wanted or "", _FLAT)
     if not is_string and not any(check(kind) for check in allowed):
         raise Quarantine(Reason.UNSUPPORTED_TYPE, f"column {name[:80]!r} is {str(kind)[:80]}; write it as string")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 PACKAGE_DIR = Path(__file__).parent.parent
 PROJECT_DIR = PACKAGE_DIR.parent
@@ -21,6 +21,18 @@ NAME = r"^[a-z][a-z0-9_]*$"
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _require_quotes(value: Any) -> Any:
+    """Refuse what YAML takes for something else than text: ``0``, ``no``, ``on``."""
+    if isinstance(value, bool | int | float):
+        kind = "true or false" if isinstance(value, bool) else "a number"
+        raise ValueError(f'{kind} to YAML, not text; put it in quotes, as in ["0", "1"] or ["yes", "no"]')
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_require_quotes)]
+"""A name that somebody gave, such as a label's."""
 
 
 class HubSource(Frozen):
@@ -237,6 +249,13 @@ class EvaluationSettings(Frozen):
         return self
 
 
+class ColumnNames(Frozen):
+    """The columns of labelled data, found but for case and surrounding blanks."""
+
+    text: Name = "text"
+    label: Name = "label"
+
+
 class DatasetSettings(Frozen):
     """Where labelled text comes from: ``sample``, a folder of split files, or a Hub dataset at a revision."""
 
@@ -244,6 +263,19 @@ class DatasetSettings(Frozen):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     join_reviewed: Annotated[bool, Field(description="rows labelled in the review queue are added to train")] = False
     validation_share: Annotated[float, Field(gt=0, lt=0.5, description="carved from train if no file has it")] = 0.1
+    columns: ColumnNames = ColumnNames()
+    label_names: Annotated[
+        tuple[Name, ...], Field(description="of labels that are numbers, the first of 0; a file's own go before")
+    ] = ()
+
+    @field_validator("label_names")
+    @classmethod
+    def _each_number_has_its_name(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not name.strip() or name != name.strip() for name in names):
+            raise ValueError("a name is empty or has blanks around it; give each number a plain name")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{repeated[0]!r} is there twice; give each number a name of its own")
+        return names
 
 
 class Settings(Frozen):
@@ -252,7 +284,7 @@ class Settings(Frozen):
     profile: str
     description: str
     dataset: DatasetSettings
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: Annotated[tuple[Name, ...], Field(min_length=2)]
     instruction: str = "Do emotion classification for data in the following text."
     seed: int = 17
     tokenizers: dict[Annotated[str, Field(pattern=NAME)], TokenizerSettings] = {}
