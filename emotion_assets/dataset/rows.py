@@ -7,10 +7,11 @@ Belongs here: columns, the errors that name file, row and fix. Does not belong h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -120,7 +121,9 @@ class RowReader:
         try:
             with path.open("rb") as stream:
                 columns, names = self._declared(form, stream, path)
-                return _checked(self._rows(form.records(stream, READING, columns), path), str(path), names)
+                records = cast("Generator[Record | Rejected]", form.records(stream, READING, columns))
+                with closing(records):  # a row that is wrong ends the reading, and its process with it
+                    return _checked(self._rows(records, path), str(path), names)
         except Quarantine as quarantine:
             if quarantine.reason_code is Reason.EMPTY_FILE:
                 return _checked((), str(path), self.names)

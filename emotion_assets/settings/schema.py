@@ -27,7 +27,7 @@ def _require_quotes(value: Any) -> Any:
     """Refuse what YAML takes for something else than text: ``0``, ``no``, ``on``."""
     if isinstance(value, bool | int | float):
         kind = "true or false" if isinstance(value, bool) else "a number"
-        raise ValueError(f'{kind} to YAML, not text; put it in quotes, as in ["0", "1"] or ["yes", "no"]')
+        raise ValueError(f'{kind} to YAML, not text; put it in quotes, as in ["0", "1"]')
     return value
 
 
