@@ -36,8 +36,8 @@ class LabelNames:
             if len(value) != 1:
                 shown = ", ".join(repr(one) for one in value[:3]) + (", ..." if len(value) > 3 else "")
                 raise ValueError(
-                    f"the label is a list; this project takes one label a row (here: {shown or 'none'}); keep one, or "
-                    "leave the row out"
+                    f"the label is a list; this project takes one label a row (here: {shown[:200] or 'none'}); "
+                    "keep one, or leave the row out"
                 )
             value = value[0]
         if isinstance(value, list | dict):
@@ -56,12 +56,18 @@ class LabelNames:
 
     def _name_of(self, number: int, value: Any, spelt_out: Any) -> Any:
         names = self.declared or self.given
-        name = (
-            spelt_out
-            if isinstance(spelt_out, str) and spelt_out
-            else (names[number] if 0 <= number < len(names) else None)
-        )
-        if name and self.given and self.given[number : number + 1] not in ((), (name,)):
+        if isinstance(spelt_out, str) and spelt_out:
+            name = spelt_out
+        elif not names:
+            name = None
+        elif 0 <= number < len(names):
+            name = names[number]
+        else:
+            raise ValueError(
+                f"the label is the number {number}, which has no name (names there are: {len(names)}, the first for "
+                "0); remove the row, or name all numbers under dataset.label_names"
+            )
+        if name and 0 <= number < len(self.given) and name != self.given[number]:
             raise ValueError(
                 f"the file names the label {number} {name!r}, dataset.label_names {self.given[number]!r}; take "
                 "label_names out or correct it"
@@ -69,11 +75,6 @@ class LabelNames:
         as_text = next((text for text in (str(value).strip(), str(number)) if text in self.labels), None)
         if as_text and (name is None or (name not in self.labels and whole_number(name) is None)):
             return as_text  # the profile's labels are the numbers themselves
-        if name is None and names:
-            raise ValueError(
-                f"the label is the number {number}, and there are names for 0 to {len(names) - 1} alone; remove the "
-                "row, or name all numbers under dataset.label_names"
-            )
         if name is None and not any(whole_number(label) is not None for label in self.labels):
             raise ValueError("labels are numbers; give their names in that order under dataset.label_names (0 first)")
         return value if name is None else name

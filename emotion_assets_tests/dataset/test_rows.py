@@ -102,7 +102,9 @@ def test_numbers_are_named_by_the_setting_and_never_by_the_order_of_the_profile(
     assert train_of(tmp_path, label_names=("anger", "joy")) == ROWS
     first = 2 if suffix == ".csv" else 1
     assert problem(tmp_path) == f"{path}, row {first}: {UNNAMED}"
-    assert "the label is the number 1, and there are names for 0 to 0 alone" in problem(tmp_path, label_names=("joy",))
+    assert "the label is the number 1, which has no name (names there are: 1, the first for 0)" in problem(
+        tmp_path, label_names=("joy",)
+    )
     as_text = [(text, str(NUMBERS[label])) for text, label in ROWS]
     assert train_of(tmp_path, ("0", "1")) == as_text
     assert "unknown label 1" in problem(tmp_path, ("0", "2")).replace("'1'", "1").replace("1.0", "1").replace(
@@ -124,6 +126,13 @@ def test_numbers_are_named_by_the_setting_and_never_by_the_order_of_the_profile(
 )
 def test_what_a_value_means(names: LabelNames, value: Any, spelt_out: str | None, label: str) -> None:
     assert names.label_of(value, spelt_out) == label
+
+
+@pytest.mark.parametrize("number", [4, -1, -4])
+def test_a_number_beyond_the_names_is_never_taken_for_another(number: int) -> None:
+    stars = ("1", "2", "3", "4")
+    with pytest.raises(ValueError, match=f"the label is the number {number}, which has no name"):
+        LabelNames((*stars, "-1"), declared=stars).label_of(number)
 
 
 @pytest.mark.parametrize(
