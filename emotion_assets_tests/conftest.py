@@ -25,9 +25,11 @@ os.environ["EMOTION_PROFILE"] = "embedded"  # needs nothing that is not here
 
 PROJECT = Path(__file__).parent.parent
 REAL_DATASET = PROJECT.parent / "shared" / "data" / "emotion"
+CASES = PROJECT.parent / "shared" / "cases"
 REAL_CHECKPOINT = PROJECT.parent / "shared" / "models" / "all-MiniLM-L6-v2"
 
 needs_real_dataset = pytest.mark.skipif(not REAL_DATASET.is_dir(), reason=f"the real dataset is not at {REAL_DATASET}")
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"the reported cases are not at {CASES}")
 needs_real_checkpoint = pytest.mark.skipif(
     not REAL_CHECKPOINT.is_dir(), reason=f"the real checkpoint is not at {REAL_CHECKPOINT}"
 )

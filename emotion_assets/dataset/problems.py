@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emotion_assets.dataset.balance import class_shares, find_duplicates, find_overlaps, find_shifts, labelled_rows
-from emotion_assets.dataset.splits import SPLITS, read_splits
+from emotion_assets.dataset.files import SPLITS
+from emotion_assets.dataset.splits import read_splits
 from emotion_assets.storage.store import StoredFolder
 
 Problems = list[dict[str, Any]]

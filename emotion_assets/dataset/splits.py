@@ -1,13 +1,13 @@
 """Read labelled text, in every form a user may bring it, into three checked splits.
 
-Belongs here: file forms, the Hub, the carved validation split, and the errors that name file, row and fix. Does not
-belong here: statistics (``balance``) and tokens (``tokens``).
+Belongs here: folders, the Hub, the carved validation split, how splits are stored. Does not belong here: which file is
+which split (``files``), what is in one (``rows``), statistics (``balance``) and tokens (``tokens``).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emotion_assets.forms.form import Columns, Record
-from emotion_assets.forms.problems import Quarantine, Reason, Rejected
-from emotion_assets.forms.registry import all_forms, form_of_suffix
+from emotion_assets.dataset.files import SPLITS, find_splits, pick_splits
+from emotion_assets.dataset.rows import RowReader
 from emotion_assets.settings.errors import DataError
-from emotion_assets.settings.schema import SAMPLE_DIR, DatasetSettings, ReadingSettings
+from emotion_assets.settings.schema import SAMPLE_DIR, DatasetSettings
 from emotion_assets.storage.store import StoredFolder
 
-SPLITS = ("train", "validation", "test")
-LABELLED_COLUMNS = Columns(required=(("text", "label"), ("input", "output")), others=False)
-FIXES = {
-    Reason.BAD_ENCODING: "save the file as UTF-8",
-    Reason.INVALID_JSON: "put one object on each line",
-    Reason.NOT_AN_OBJECT: "write {'text': ..., 'label': ...}",
-    Reason.WRONG_COLUMN_COUNT: "write one text and one label in each row, and quote texts that hold the separator",
-    Reason.BAD_QUOTE: "fix the quotes",
-    Reason.UNCLOSED_QUOTE: "fix the quotes",
-}
-READING = ReadingSettings(max_field_bytes=1 << 24, max_row_bytes=1 << 25)
 DATASET_IDENTITY = ("name", "labels")
 """What of ``describe_dataset`` decides how the rows are used: the same rows under another name are another dataset."""
 
@@ -148,21 +136,17 @@ def describe_dataset(dataset: Dataset, labels: tuple[str, ...]) -> dict[str, Any
 
 
 def _from_folder(folder: Path, name: str, settings: DatasetSettings, labels: tuple[str, ...], seed: int) -> Dataset:
-    frames: dict[str, pd.DataFrame] = {}
-    suffixes = [suffix for form in all_forms() for suffix in form.suffixes]
-    for split in SPLITS:
-        files = [folder / f"{split}{suffix}" for suffix in suffixes if (folder / f"{split}{suffix}").is_file()]
-        if len(files) > 1:
-            names = " and ".join(file.name for file in files)
-            raise DataError(f"{folder}: holds {names}; keep one file for each split")
-        if files:
-            frames[split] = _read_file(files[0], labels)
-        elif split != "validation":
-            forms = ", ".join(split + suffix for suffix in suffixes)
-            raise DataError(f"{folder}: the {split} split is missing; add one of {forms}")
+    reader = RowReader.of(settings, labels)
+    frames = {split: reader.read_paths(paths) for split, paths in find_splits(folder).items()}
+    return _with_validation(frames, name, settings, seed, folder)
+
+
+def _with_validation(
+    frames: dict[str, pd.DataFrame], name: str, settings: DatasetSettings, seed: int, where: Path
+) -> Dataset:
     notes: tuple[str, ...] = ()
     if "validation" not in frames:
-        frames["train"], frames["validation"] = _carve(frames["train"], settings.validation_share, seed, folder)
+        frames["train"], frames["validation"] = _carve(frames["train"], settings.validation_share, seed, where)
         notes = (f"{len(frames['validation'])} validation rows carved from train (stratified, seed {seed})",)
     return Dataset({split: frames[split] for split in SPLITS}, name, notes)
 
@@ -180,86 +164,26 @@ def _carve(train: pd.DataFrame, share: float, seed: int, where: Path) -> tuple[p
 
 
 def _from_hub(settings: DatasetSettings, labels: tuple[str, ...], seed: int) -> Dataset:
-    from datasets import ClassLabel
     from datasets import load_dataset as load_from_hub
 
-    name = settings.source
     _require_hub(settings)
-    loaded = load_from_hub(name, revision=settings.revision)
-    frames = {}
-    for split in SPLITS:
-        if split not in loaded:
-            if split == "validation":
-                continue
-            raise DataError(f"dataset {name}: has no {split} split; give a dataset that has one")
-        part = loaded[split]
-        if missing := {"text", "label"} - set(part.column_names):
-            raise DataError(f"dataset {name}, {split}: no column {missing.pop()!r}; it has {part.column_names}")
-        feature = part.features["label"]
-        values = [feature.int2str(v) for v in part["label"]] if isinstance(feature, ClassLabel) else part["label"]
-        rows = ((i, text, label) for i, (text, label) in enumerate(zip(part["text"], values, strict=True), 1))
-        frames[split] = _checked(rows, f"{name}, {split}", labels)
-    notes: tuple[str, ...] = ()
-    if "validation" not in frames:
-        frames["train"], frames["validation"] = _carve(frames["train"], settings.validation_share, seed, Path(name))
-        notes = (f"{len(frames['validation'])} validation rows carved from train (stratified, seed {seed})",)
-    return Dataset({split: frames[split] for split in SPLITS}, name, notes)
+    return from_parts(load_from_hub(settings.source, revision=settings.revision), settings, labels, seed)
 
 
-def _read_file(path: Path, labels: tuple[str, ...]) -> pd.DataFrame:
-    form = form_of_suffix(path.suffix)
-    assert form is not None
-    try:
-        with path.open("rb") as stream:
-            return _checked(_labelled_rows(form.records(stream, READING, LABELLED_COLUMNS), path), str(path), labels)
-    except Quarantine as quarantine:
-        if quarantine.reason_code is Reason.EMPTY_FILE:
-            raise DataError(f"{path}: holds no rows; give it at least one row for each label") from None
-        raise DataError(f"{path}: {quarantine.detail}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give this user access to it") from None
-
-
-Row = tuple[int, Any, Any]
-
-
-def _checked(rows: Iterable[Row], where: str, labels: tuple[str, ...]) -> pd.DataFrame:
-    texts: list[str] = []
-    names: list[str] = []
-    allowed = set(labels)
-    for number, text, label in rows:
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}, row {number}: the text is empty or not text; fill it in or remove the row")
-        name = label.strip() if isinstance(label, str) else label
-        if name not in allowed:
-            raise DataError(
-                f"{where}, row {number}: unknown label {label!r}; use one of {', '.join(labels)}, or name it in the "
-                "profile's labels"
-            )
-        texts.append(text.strip())
-        names.append(name)
-    if not texts:
-        raise DataError(f"{where}: holds no rows; give it at least one row for each label")
-    return pd.DataFrame({"text": texts, "label": names})
-
-
-def _labelled_rows(records: Iterator[Record | Rejected], path: Path) -> Iterator[Row]:
-    """Number, text and label of each record, in ``text``/``label`` or in instruction form (``input``/``output``).
+def from_parts(parts: Mapping[str, Any], settings: DatasetSettings, labels: tuple[str, ...], seed: int) -> Dataset:
+    """The dataset in a ``DatasetDict`` of the library ``datasets``.
 
     Raises:
-        DataError: a row cannot be read, or lacks one of its columns.
+        DataError: as ``load_dataset``.
     """
-    for record in records:
-        if isinstance(record, Rejected):
-            reason = record.reason_code
-            fix = FIXES.get(reason, "mend the row or remove it")
-            raise DataError(f"{path}, row {record.row_number}: {reason.explain} ({record.detail}); {fix}")
-        names = tuple(record.values)
-        columns = LABELLED_COLUMNS.present_in(names)
-        if columns is None:
-            raise DataError(
-                f"{path}, row {record.number}: no column {LABELLED_COLUMNS.missing_from(names)!r} (found "
-                f"{', '.join(names) or 'none'}); name the columns text and label, or instruction, input and output"
-            )
-        text, label = columns
-        yield record.number, record.values[text], record.values[label]
+    name = settings.source
+    reader = RowReader.of(settings, labels)
+    picked = pick_splits(parts)
+    for split in ("train", "test"):
+        if split not in picked:
+            raise DataError(f"dataset {name}: has no {split} split; give a dataset that has one")
+    frames = {split: reader.read_part(parts[picked[split]], f"{name}, {split}") for split in SPLITS if split in picked}
+    dataset = _with_validation(frames, name, settings, seed, Path(name))
+    unused = [part for part in parts if part not in picked.values()]
+    notes = (f"splits that are not used: {', '.join(unused)}",) if unused else ()
+    return Dataset(dataset.splits, name, dataset.notes + notes)

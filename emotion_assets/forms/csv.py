@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from emotion_assets.forms.form import Columns, Form, Record
 from emotion_assets.forms.lines import Line, first_filled, numbered_lines
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem, check_sizes
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 DELIMITERS = (",", ";", "\t", "|")
 _MAX_RECORD_LINES = 10_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from emotion_assets.forms.problems import Rejected
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 
 class Record(NamedTuple):
@@ -27,8 +27,8 @@ class Columns:
 
     Attributes:
         required: sets of columns, of which one must be there whole.
-        types: what a form with typed columns should have in some of them: strings, ids (strings or whole numbers) or
-            moments (strings, dates, times or numbers).
+        types: what a form with typed columns should have in some of them: strings, ids (strings or whole numbers),
+            moments (strings, dates, times or numbers) or labels (anything, lists too).
         others: whether columns beside these are wanted too.
         given: what the file calls a column, where it is not its name.
         loosely: whether a name counts that differs in case and surrounding blanks, and whether a name given twice is
@@ -37,7 +37,7 @@ class Columns:
     """
 
     required: tuple[tuple[str, ...], ...]
-    types: Mapping[str, Literal["string", "id", "moment"]] = field(default_factory=dict)
+    types: Mapping[str, Literal["string", "id", "moment", "label"]] = field(default_factory=dict)
     others: bool = True
     given: Mapping[str, str] = field(default_factory=dict)
     loosely: bool = False

@@ -1,7 +1,8 @@
 """One JSON list of objects, pretty-printed or not, read object by object in bounded memory.
 
 Python's own decoder reads each object, so that what is JSON, and what of NaN and keys given twice becomes, is the same
-as in JSON Lines; ijson would refuse a list with a NaN in it, which ``json.dump`` writes.
+as in JSON Lines; ijson would refuse a list with a NaN in it, which ``json.dump`` writes. JSON Lines under this name
+(``Dataset.to_json`` and pandas with ``lines=True`` write that) are read as such.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from emotion_assets.forms.form import Columns, Form, Record
-from emotion_assets.forms.jsonl import LENIENT, STRICT, check_object, renamer
+from emotion_assets.forms.jsonl import LENIENT, STRICT, JsonLines, check_object, renamer
+from emotion_assets.forms.lines import first_filled, numbered_lines
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 _CHUNK_BYTES = 1 << 16
 _LONGEST_OBJECT = 16  # times max_row_bytes: a longer one is not looked for the end of
 
 
 class JsonList(Form):
-    """One JSON list of objects."""
+    """One JSON list of objects, or one object on each line."""
 
     suffixes = (".json",)
 
@@ -29,6 +31,11 @@ class JsonList(Form):
         return first_line.strip()[:1] == b"[" or (first_line.strip() == b"{" and suffix in self.suffixes)
 
     def records(self, stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
+        first = first_filled(numbered_lines(stream, reading.encoding, reading.max_row_bytes)).content.strip()
+        stream.seek(0)
+        if first.startswith(b"{") and first != b"{":
+            yield from JsonLines().records(stream, reading, columns)
+            return
         objects = _Objects(stream, reading, LENIENT if columns.loosely else STRICT)
         rename = renamer(columns)
         for number, found in enumerate(objects, 1):
@@ -55,10 +62,7 @@ class _Objects:
         self._text, self._at, self._lines, self._ended = "", 0, 1, False
 
     def __iter__(self) -> Iterator[tuple[Any, str] | RowProblem]:
-        start = self._next_character()
-        if not start:
-            raise Quarantine(Reason.EMPTY_FILE, "holds nothing but blanks; deliver it again with its rows")
-        if start != "[":
+        if self._next_character() != "[":
             raise self._problem("holds no list; give a list of objects, or one object on each line")
         self._at += 1
         if self._next_character() == "]":

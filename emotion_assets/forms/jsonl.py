@@ -24,7 +24,7 @@ from emotion_assets.forms.problems import (
     check_characters,
     check_sizes,
 )
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 MAX_KNOWN_KEYS = 1000
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')

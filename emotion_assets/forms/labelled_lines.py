@@ -8,7 +8,7 @@ from typing import BinaryIO
 from emotion_assets.forms.form import Columns, Form, Record
 from emotion_assets.forms.lines import first_filled, numbered_lines
 from emotion_assets.forms.problems import Reason, Rejected, RowProblem
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 
 class LabelledLines(Form):

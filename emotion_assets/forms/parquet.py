@@ -5,7 +5,7 @@ the process (``parquet_process``), and what the values mean.
 
 Columns of strings are read as dictionaries, so that one long string that a million rows point to is there once; a batch
 has 1,024 rows. A few bytes of a nested column can stand for any number of values, and what a page unpacks to is not
-known before: the memory of the process bounds both. In labelled rows nested columns are refused.
+known before: the memory of the process bounds both. In labelled rows nested columns are refused, but as labels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,12 +27,14 @@ from emotion_assets.forms.csv import check_columns
 from emotion_assets.forms.form import Columns, Form, Record
 from emotion_assets.forms.parquet_process import read_apart
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem, check_characters, summary
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 _BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
 _MAX_FOOTER_BYTES = 1 << 24
 MAGIC = b"PAR1"
+HUGGING_FACE = "huggingface"
+"""The key of a schema's metadata under which ``datasets`` says what the columns are."""
 _LEAST_ROW_BYTES = 16  # what a row counts for against max_unpacked_bytes, however little it takes in the file
 _NOT_FINITE = RowProblem(Reason.NOT_A_NUMBER)
 _FLAT = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal, pt.is_temporal, pt.is_null)
@@ -79,6 +81,37 @@ def parquet_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns
         raise _corrupt(error) from None
     if number != declared:
         raise Quarantine(Reason.CORRUPT_PARQUET, f"states {declared} rows, {number} are there; export it again")
+
+
+class Schema(NamedTuple):
+    """What a file says about its columns: their names, and what ``datasets`` left about them."""
+
+    columns: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def read_schema(stream: BinaryIO, reading: ReadingSettings) -> Schema:
+    """The schema alone.  Raises as ``Form.records`` does."""
+    (record,) = read_apart(schema_records, stream, reading, Columns(required=()))
+    assert isinstance(record, Record)
+    return Schema(record.values["columns"], record.values["metadata"])
+
+
+def schema_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record]:
+    """The fields of ``Schema`` as one record, read in this process."""
+    _check_frame(stream, stream.seek(0, os.SEEK_END))
+    stream.seek(0)
+    try:
+        schema = pq.read_schema(stream)
+    except OSError as error:
+        if error.errno:
+            raise
+        raise _corrupt(error) from None
+    except (pa.ArrowException, ValueError) as error:
+        raise _corrupt(error) from None
+    told = (schema.metadata or {}).get(HUGGING_FACE.encode())
+    metadata = {} if told is None else {HUGGING_FACE: told.decode("utf-8", "replace")}
+    yield Record(0, {"columns": tuple(schema.names), "metadata": metadata})
 
 
 def _check_frame(stream: BinaryIO, size: int) -> None:
@@ -135,8 +168,9 @@ def _is_kept(name: str, kind: pa.DataType, wanted: Columns) -> bool:
         kind = kind.value_type
     is_string: bool = pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
     role = wanted.types.get(name)
+    takes_nested = wanted.loosely or role == "label"
     is_flat = any(check(kind) for check in _FLAT)
-    if not is_string and (role == "string" or (not is_flat and not wanted.loosely)):
+    if not is_string and (role == "string" or not (is_flat or takes_nested)):
         raise Quarantine(Reason.UNSUPPORTED_TYPE, f"column {name[:80]!r} is {str(kind)[:80]}; write it as string")
     return is_string
 
@@ -197,7 +231,7 @@ def _record(number: int, values: dict[str, Any], reading: ReadingSettings, colum
             elif isinstance(value, str):
                 if "\0" in value:
                     check_characters(value)
-            elif role not in ("id", "moment") or isinstance(value, (list, dict, bytes)):
+            elif role not in ("id", "moment", "label") or (role != "label" and isinstance(value, (list, dict, bytes))):
                 values[name] = _as_json(value, reading.max_field_bytes)
         if sum(len(value) for value in values.values() if isinstance(value, str)) > reading.max_row_bytes:
             raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {reading.max_row_bytes}")

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from emotion_assets.forms.form import Columns, Record
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 Reader = Callable[[BinaryIO, ReadingSettings, Columns], Iterator[Record | Rejected]]
 

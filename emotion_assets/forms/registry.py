@@ -22,7 +22,7 @@ from emotion_assets.forms.encoding import find_encoding, marked_encoding
 from emotion_assets.forms.form import Columns, Form, Record
 from emotion_assets.forms.lines import first_filled, numbered_lines
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 GZIP, GZIP_MAGIC = ".gz", b"\x1f\x8b"
 _HEAD_BYTES = 4096

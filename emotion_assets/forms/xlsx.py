@@ -22,7 +22,7 @@ from emotion_assets.forms.problems import (
     check_sizes,
     summary,
 )
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 
 WORKBOOK = "xl/workbook.xml"
 

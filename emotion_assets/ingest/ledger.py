@@ -28,7 +28,7 @@ from emotion_assets.ingest.readers import read_feedback
 from emotion_assets.ingest.redating import redate
 from emotion_assets.ingest.rows import Accepted
 from emotion_assets.ingest.sources import Source, make_source, source_name
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.settings.feedback import FeedbackSettings
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
 from emotion_assets.storage.warehouse.feedback import (

@@ -11,7 +11,7 @@ from emotion_assets.forms.registry import GZIP, read_records
 from emotion_assets.ingest.inbox import Unavailable, open_regular, safe_text
 from emotion_assets.ingest.rows import Accepted, accept
 from emotion_assets.ingest.sources import DEFAULT, Source, make_source
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.settings.feedback import FeedbackSettings
 
 
 def read_feedback(path: Path, settings: FeedbackSettings, source: str = DEFAULT) -> Iterator[Accepted | Rejected]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from emotion_assets.ingest.moments import UnreadableMoment, form_of, read_moment, suggest_formats
 from emotion_assets.ingest.sources import Source, make_source
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.settings.feedback import FeedbackSettings
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.feedback import (
     record_redated,

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from emotion_assets.forms.form import Columns
 from emotion_assets.settings import versions
-from emotion_assets.settings.schema import FeedbackSettings, ReadingSettings, SourceSettings
+from emotion_assets.settings.feedback import FeedbackSettings, ReadingSettings, SourceSettings
 from emotion_assets.storage.store import fingerprint
 
 DEFAULT = "default"

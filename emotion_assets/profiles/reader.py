@@ -16,13 +16,13 @@ from pydantic import Field, ValidationError, create_model
 from emotion_assets.models.registry import all_kinds
 from emotion_assets.profiles.wheels import default_profile
 from emotion_assets.settings.errors import SettingsError
+from emotion_assets.settings.frozen import Frozen
 from emotion_assets.settings.schema import (
     NAME,
     PACKAGE_DIR,
     PROJECT_DIR,
     BaseSettings,
     FolderSource,
-    Frozen,
     HubSource,
     PackageSource,
     PretrainedHere,

@@ -18,7 +18,7 @@ from emotion_assets.forms.csv import Csv
 from emotion_assets.forms.form import Columns
 from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.settings.errors import UserError
-from emotion_assets.settings.schema import ReadingSettings
+from emotion_assets.settings.feedback import ReadingSettings
 from emotion_assets.storage.exports import export_tables, writing_rows
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.review import queued_texts, reviewed_texts, store_labels

@@ -7,12 +7,13 @@ one (``profiles.reader``), anything that trains, reads data or talks to Dagster.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+
+from emotion_assets.settings.feedback import FeedbackSettings
+from emotion_assets.settings.frozen import Frozen
 
 PACKAGE_DIR = Path(__file__).parent.parent
 PROJECT_DIR = PACKAGE_DIR.parent
@@ -21,8 +22,16 @@ HUB_ID = r"^[\w.-]+/[\w.-]+$|^[\w.-]+$"
 NAME = r"^[a-z][a-z0-9_]*$"
 
 
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+def _require_quotes(value: Any) -> Any:
+    """Refuse what YAML takes for something else than text: ``0``, ``no``, ``on``."""
+    if isinstance(value, bool | int | float):
+        kind = "true or false" if isinstance(value, bool) else "a number"
+        raise ValueError(f'{kind} to YAML, not text; put it in quotes, as in ["0", "1"]')
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_require_quotes)]
+"""A name that somebody gave, such as a label's."""
 
 
 class HubSource(Frozen):
@@ -177,104 +186,6 @@ class ModelSettings(Frozen):
         """
 
 
-def require_encoding(name: str) -> str:
-    """The name of an encoding.  Raises ValueError for one that Python does not know."""
-    try:
-        usable = "text,\n{}".encode(name).decode(name) == "text,\n{}"
-    except (LookupError, UnicodeError, TypeError):
-        usable = False
-    if not usable:
-        raise ValueError("not an encoding that Python knows; use utf-8, latin-1, cp1252, utf-16 or another")
-    return name
-
-
-class ReadingSettings(Frozen):
-    """How files that somebody else wrote are read."""
-
-    encoding: Annotated[str, Field(description="of CSV and JSONL files; never guessed")] = "utf-8"
-    delimiter: Annotated[Literal["auto", ",", ";", "\t", "|"], Field(description="of CSV files")] = "auto"
-    max_field_bytes: Annotated[int, Field(ge=1, description="a longer field rejects its row")] = 262_144
-    max_row_bytes: Annotated[int, Field(ge=1, description="a longer row is rejected; bounds a reader's memory")] = (
-        1_048_576
-    )
-    max_columns: Annotated[int, Field(ge=1)] = 1_000
-    max_unpacked_bytes: Annotated[
-        int, Field(ge=1, description="of a Parquet file once decompressed; a larger file is quarantined")
-    ] = 2_147_483_648
-
-    @field_validator("encoding")
-    @classmethod
-    def _encoding_is_known(cls, value: str) -> str:
-        return require_encoding(value)
-
-
-class SourceSettings(Frozen):
-    """How the files of one source are read; a source is a folder of the inbox, its own files are ``default``."""
-
-    columns: Annotated[
-        dict[Literal["text", "id", "created_at"], str], Field(description="what the source calls these columns")
-    ] = {}
-    created_at_format: Annotated[
-        str | tuple[str, ...], Field(description="epoch_s, epoch_ms, epoch_us or a strptime pattern, or a list of them")
-    ] = ()
-    timezone: Annotated[str, Field(description="of times without an offset")] = "UTC"
-    encoding: Annotated[str | None, Field(description="of files without a byte order mark")] = None
-    delimiter: Annotated[Literal["auto", ",", ";", "\t", "|"] | None, Field(description="of CSV files")] = None
-
-    @property
-    def moment_formats(self) -> tuple[str, ...]:
-        given = self.created_at_format
-        return (given,) if isinstance(given, str) else given
-
-    @field_validator("created_at_format")
-    @classmethod
-    def _formats_are_patterns(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for pattern in (value,) if isinstance(value, str) else value:
-            if pattern in ("epoch_s", "epoch_ms", "epoch_us"):
-                continue
-            shown = datetime(2026, 11, 25, 16, 30, 59).strftime(pattern)
-            try:
-                readable = "%" in pattern and datetime.strptime(shown, pattern).year > 1900
-            except ValueError:
-                readable = False
-            if not readable:
-                raise ValueError(
-                    f"{pattern!r} reads no date; use epoch_s, epoch_ms, epoch_us or a pattern such as %d-%m-%Y %H.%M"
-                )
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _timezone_is_known(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ValueError, OSError, ZoneInfoNotFoundError):
-            raise ValueError("not a time zone; use a name such as UTC or Europe/Paris") from None
-        return value
-
-    @field_validator("encoding")
-    @classmethod
-    def _encoding_is_known(cls, value: str | None) -> str | None:
-        return value if value is None else require_encoding(value)
-
-
-class FeedbackSettings(ReadingSettings):
-    """How feedback is read, scored and reviewed."""
-
-    sources: Annotated[dict[str, SourceSettings], Field(description="by the name of the inbox's folder")] = {}
-
-    target_accuracy: Annotated[
-        float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")
-    ] = 0.99
-    audit_share: Annotated[float, Field(ge=0, le=1, description="of rows, drawn at random for review")] = 0.01
-    batch_size: Annotated[int, Field(ge=1, description="distinct texts scored and committed together")] = 4096
-    drift_min_rows: Annotated[int, Field(ge=10, description="fewer recent rows give no drift figure")] = 200
-    cron: str = "0 * * * *"
-    settle_seconds: Annotated[
-        float, Field(ge=0, description="a file changed more recently waits for the next tick")
-    ] = 5.0
-
-
 class EvaluationSettings(Frozen):
     """How models are compared and what makes a challenger the champion."""
 
@@ -296,6 +207,13 @@ class EvaluationSettings(Frozen):
         return self
 
 
+class ColumnNames(Frozen):
+    """The columns of labelled data, found but for case and surrounding blanks."""
+
+    text: Name = "text"
+    label: Name = "label"
+
+
 class DatasetSettings(Frozen):
     """Where labelled text comes from: ``sample``, a folder of split files, or a Hub dataset at a revision."""
 
@@ -303,6 +221,19 @@ class DatasetSettings(Frozen):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     join_reviewed: Annotated[bool, Field(description="rows labelled in the review queue are added to train")] = False
     validation_share: Annotated[float, Field(gt=0, lt=0.5, description="carved from train if no file has it")] = 0.1
+    columns: ColumnNames = ColumnNames()
+    label_names: Annotated[
+        tuple[Name, ...], Field(description="of labels that are numbers, the first of 0; a file's own go before")
+    ] = ()
+
+    @field_validator("label_names")
+    @classmethod
+    def _each_number_has_its_name(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not name.strip() or name != name.strip() for name in names):
+            raise ValueError("a name is empty or has blanks around it; give each number a plain name")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{repeated[0]!r} is there twice; give each number a name of its own")
+        return names
 
 
 class Settings(Frozen):
@@ -311,11 +242,11 @@ class Settings(Frozen):
     profile: str
     description: str
     dataset: DatasetSettings
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: Annotated[tuple[Name, ...], Field(min_length=2)]
     instruction: str = "Do emotion classification for data in the following text."
     seed: int = 17
-    tokenizers: dict[Annotated[str, Field(pattern=NAME)], TokenizerSettings] = {}
-    bases: dict[Annotated[str, Field(pattern=NAME)], BaseSettings] = {}
+    tokenizers: dict[Annotated[str, Field(pattern=NAME)], TokenizerSettings] = Field(default_factory=dict)
+    bases: dict[Annotated[str, Field(pattern=NAME)], BaseSettings] = Field(default_factory=dict)
     models: Annotated[dict[Annotated[str, Field(pattern=NAME)], ModelSettings], Field(min_length=1)]
     evaluation: EvaluationSettings = EvaluationSettings()
     feedback: FeedbackSettings = FeedbackSettings()

@@ -4,7 +4,7 @@ A step's recipe (by which what was made before is found again) and its asset's `
 what is stale) both read it here, so that neither can be forgotten.
 """
 
-DATASET = "1"
+DATASET = "2"
 CLASS_BALANCE = "1"
 TOKENS = "1"
 TRAINING = "2"

@@ -21,7 +21,8 @@ from emotion_assets.dataset.balance import (
     labelled_rows,
     normalised,
 )
-from emotion_assets.dataset.splits import SPLITS, load_dataset
+from emotion_assets.dataset.files import SPLITS
+from emotion_assets.dataset.splits import load_dataset
 from emotion_assets.settings.schema import DatasetSettings
 from emotion_assets_tests.conftest import REAL_DATASET, needs_real_dataset
 

@@ -89,7 +89,7 @@ def test_a_missing_split_is_named_with_the_files_that_would_do(tmp_path: Path) -
     write_form(tmp_path, "train", ".jsonl", ROWS)
     assert problem(tmp_path) == (
         f"{tmp_path}: the test split is missing; add one of test.csv, test.tsv, test.json, test.jsonl, "
-        "test.ndjson, test.txt, test.parquet"
+        "test.ndjson, test.txt, test.parquet, test.xlsx"
     )
 
 
@@ -139,7 +139,7 @@ def test_an_empty_text_is_named_with_its_row(write_dataset: Callable[..., Path])
         (".csv", "text,text,label\na,b,joy\n", "two columns are named 'text'; rename one"),
         (".jsonl", '{"text": "a", "label": "joy"}\n{"text": \n', "row 2: the line is not JSON"),
         (".jsonl", '["a", "joy"]\n', "row 1: the line is JSON but not an object"),
-        (".json", '{"text": "a"}', "holds no list; give a list of objects"),
+        (".json", '{\n"text": "a"}', "holds no list; give a list of objects"),
         (".txt", "no separator here\n", "(no ';' between text and label); write one text and one label"),
         (".parquet", "not parquet at all", "does not end as a Parquet file"),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, check_unchanged, list_inbox, sha256_of
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.settings.feedback import FeedbackSettings
 
 LATER = 3600.0
 

@@ -24,7 +24,7 @@ from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.ingest.readers import read_feedback
 from emotion_assets.ingest.rows import Accepted
 from emotion_assets.ingest.sources import DEFAULT, make_source
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.settings.feedback import FeedbackSettings
 
 MUTATIONS = int(os.environ.get("EMOTION_MUTATIONS", "150"))
 SETTINGS = FeedbackSettings(max_row_bytes=2_000, max_field_bytes=1_000)

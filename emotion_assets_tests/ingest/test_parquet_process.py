@@ -18,7 +18,8 @@ from emotion_assets.forms.problems import Quarantine
 from emotion_assets.ingest.inbox import Unavailable
 from emotion_assets.ingest.readers import read_feedback
 from emotion_assets.ingest.sources import DEFAULT, make_source
-from emotion_assets.settings.schema import PROJECT_DIR, FeedbackSettings
+from emotion_assets.settings.feedback import FeedbackSettings
+from emotion_assets.settings.schema import PROJECT_DIR
 
 
 def _large(path: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected
 from emotion_assets.ingest.readers import read_feedback
 from emotion_assets.ingest.rows import Accepted
-from emotion_assets.settings.schema import FeedbackSettings
+from emotion_assets.settings.feedback import FeedbackSettings
 from emotion_assets_tests.worlds import bad_files
 
 FILES = bad_files.all_files()

@@ -98,6 +98,37 @@ def test_a_repeated_label_is_refused(tmp_path: Path) -> None:
     assert message == ": labels: 'joy' is named twice; name each label once"
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            "[0, 1]",
+            'labels.0: a number to YAML, not text; put it in quotes, as in ["0", "1"] (given: 0)',
+        ),
+        (
+            '["yes", no]',
+            'labels.1: true or false to YAML, not text; put it in quotes, as in ["0", "1"] (given: False)',
+        ),
+    ],
+)
+def test_a_label_that_yaml_takes_for_something_else_is_to_be_quoted(tmp_path: Path, labels: str, said: str) -> None:
+    assert problem_of(tmp_path, EMBEDDED.replace("[joy, sadness, anger, fear, love, surprise]", labels)) == f": {said}"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ("label_names: [joy, ' ']", "dataset.label_names: a name is empty or has blanks around it; give each number a"),
+        ("label_names: [joy, joy]", "dataset.label_names: 'joy' is there twice; give each number a name of its own"),
+        ("label_names: [0, 1]", "dataset.label_names.0: a number to YAML, not text; put it in quotes"),
+        ("columns: {txt: tweet}", "key 'dataset.columns.txt' does not exist; did you mean 'text'?"),
+    ],
+)
+def test_what_names_columns_and_labels_is_checked(tmp_path: Path, dataset: str, said: str) -> None:
+    assert EMBEDDED.count("source: sample") == 1
+    assert said in problem_of(tmp_path, EMBEDDED.replace("source: sample", f"source: sample\n  {dataset}"))
+
+
 def test_a_hub_source_needs_a_pinned_revision(tmp_path: Path) -> None:
     text = (PROFILES_DIR / "laptop.yaml").read_text(encoding="utf-8")
     message = problem_of(tmp_path, text.replace("93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "main"))

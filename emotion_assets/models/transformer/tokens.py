@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emotion_assets.dataset.splits import SPLITS
+from emotion_assets.dataset.files import SPLITS
 from emotion_assets.models.sources import open_checkpoint
 from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import TokenizerSettings, TrainedTokenizer
