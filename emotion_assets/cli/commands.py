@@ -123,7 +123,9 @@ def doctor(
 @app.command()
 def export(
     scores: Annotated[Path | None, typer.Option(help="write the champion's scores here (.csv or .parquet)")] = None,
-    review: Annotated[Path | None, typer.Option(help="write the rows that wait for a person here (.csv)")] = None,
+    review: Annotated[
+        Path | None, typer.Option(help="write the rows that wait for a person here (.xlsx or .csv)")
+    ] = None,
 ) -> None:
     """Write the champion's scores, or the review queue, to a file."""
     from emotion_assets.review.queue import export_review
@@ -135,11 +137,11 @@ def export(
     if scores is not None:
         typer.echo(f"{export_scores(workspace.warehouse, scores)} rows written to {scores}")
     if review is not None:
-        typer.echo(f"{export_review(workspace.warehouse, review)} rows written to {review}")
+        typer.echo(f"{export_review(workspace.warehouse, review, workspace.settings.labels)} rows written to {review}")
 
 
 @app.command(name="import")
-def import_(review: Annotated[Path, typer.Option(help="the file with the column label filled in")]) -> None:
+def import_(review: Annotated[Path, typer.Option(help="the .xlsx or .csv file with the labels filled in")]) -> None:
     """Bring reviewed labels back; a row with a label that is not the profile's is named and left out."""
     from emotion_assets.review.queue import import_review
 

@@ -38,7 +38,10 @@ def finished(demo: tuple[Terminal, object], tmp_path: Path) -> Terminal:
         (["score", "where is my report.csv"], "champion_model was not materialised yet"),
         (["export", "--scores", "/sys/x.csv"], "/sys/x.csv: cannot be written ("),
         (["export", "--review", "/sys/x.csv"], "/sys/x.csv: cannot be written ("),
-        (["import", "--review", "/sys"], "/sys: cannot be read (Is a directory); give the filled-in CSV file"),
+        (
+            ["import", "--review", "/sys"],
+            "/sys: cannot be read (Is a directory); give the filled-in .xlsx or .csv file",
+        ),
     ],
 )
 def test_a_command_before_the_graph_has_run_says_what_to_do_in_one_line(
@@ -131,7 +134,7 @@ def test_the_way_of_feedback_through_the_commands_and_back_after_a_loss(finished
 
 
 def _lines(path: str) -> list[dict[str, str]]:
-    with Path(path).open(encoding="utf-8", newline="") as file:
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 

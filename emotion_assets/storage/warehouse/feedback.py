@@ -58,6 +58,12 @@ def file_states(db: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, str]]:
     return {sha: (status, reading) for sha, status, reading in rows}
 
 
+def quarantine_codes(db: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Why each file content that is quarantined is, as a code, by sha256."""
+    rows = db.execute("SELECT file_sha256, reason FROM ingested_files WHERE status = 'quarantined'").fetchall()
+    return {sha: str(reason).partition(":")[0] for sha, reason in rows}
+
+
 def is_settled(states: Mapping[str, tuple[str, str]], sha256: str, reading: str) -> bool:
     """Whether a file needs no reading: ingested, or quarantined under the very reading settings of now."""
     status, under = states.get(sha256, ("", ""))
