@@ -35,7 +35,13 @@ def finished(demo: tuple[Terminal, object], tmp_path: Path) -> Terminal:
         (["score", "repoti.CSV"], "repoti.CSV: cannot be opened (No such file or directory); give the path of a"),
         (["score", f"{'x' * 300}.parquet"], "cannot be opened (File name too long); give the path of a feedback file"),
         (["score", "I am glad", "--output", "scores.csv"], "--output: only the scores of a file are written; leave it"),
-        (["score", "where is my report.csv"], "champion_model was not materialised yet"),
+        (["score", "I rate it 10/10, open 24/7. Thanks."], "champion_model was not materialised yet"),
+        (
+            ["score", "-", "--output", "x/y.csv", "--rejects", "x/y.csv"],
+            "--rejects x/y.csv: is the file of --output too",
+        ),
+        (["score", "I am glad", "--rejects", "r.csv"], "--rejects: only the scores of a file are written; leave it"),
+        (["export", "--review", "r.txt"], "r.txt: not a name for a review file; let it end in .csv or .xlsx"),
         (["export", "--scores", "/sys/x.csv"], "/sys/x.csv: cannot be written ("),
         (["export", "--review", "/sys/x.csv"], "/sys/x.csv: cannot be written ("),
         (
