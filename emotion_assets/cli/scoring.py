@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Answers = list[tuple[Accepted, Answer]]
 
 STDIN = "-"
-ENDINGS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".gz", ".zip", ".xlsx", ".xls"})
+OTHER_ENDINGS = frozenset({".json", ".txt", ".gz", ".zip", ".xlsx", ".xls", ".ods"})
 FRACTION = re.compile(r"\d+/\d+")  # 24/7 and 10/10 stand in texts
 
 
@@ -52,9 +52,11 @@ def feedback_file(what: str) -> Path | None:
 
 def _looks_like_a_path(what: str) -> bool:
     """Whether it has a separator or a known ending; blanks may be in it, line ends not."""
+    from emotion_assets.forms.registry import inbox_suffixes
+
     if len(what.splitlines()) > 1:
         return False
-    return "/" in FRACTION.sub("", what) or Path(what.strip()).suffix.lower() in ENDINGS
+    return "/" in FRACTION.sub("", what) or Path(what.strip()).suffix.lower() in inbox_suffixes() | OTHER_ENDINGS
 
 
 def check_targets(source: Path | IO[bytes], **targets: Path | None) -> None:
@@ -122,6 +124,9 @@ def lines_of(stream: IO[bytes]) -> Iterator[Accepted | Rejected]:
 
 
 def stdin_bytes() -> IO[bytes]:
+    """Standard input.  Raises UserError where it is closed."""
+    if sys.stdin is None:
+        raise UserError("standard input: is closed; pipe lines of text in")
     return sys.stdin.buffer
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from emotion_assets.profiles.reader import load_settings
@@ -101,7 +102,7 @@ def test_the_way_of_feedback_through_the_commands_and_back_after_a_loss(finished
     answer = ask("score", "I am so glad that it came " * 40)  # too long for the name of a file
     assert all(label in answer for label in LABELS)
     scored = ask("score", str(PROJECT / "data/sample/feedback/web_form_2026_11.csv"), "--output", scores)
-    assert scored.splitlines() == [scored]
+    assert scored.splitlines()[1] == "row 26: empty_text, text without a visible character"
     rows = len(_lines(scores))
     assert scored.startswith(f"{rows} rows scored by ")
     assert ask("export", "--scores", everything) == f"{len(_lines(everything))} rows written to {everything}"
@@ -121,7 +122,14 @@ def test_the_way_of_feedback_through_the_commands_and_back_after_a_loss(finished
     assert said[1:] == [f"line 3: left out, label '[red]bored' is not known; use {', '.join(LABELS)}"]
     assert ask("export", "--review", review) == f"{len(lines) - 1} rows written to {review}"
 
+    workbook = review.replace(".csv", ".xlsx")
+    assert ask("export", "--review", workbook) == f"{len(lines) - 1} rows written to {workbook}"
+    assert ask("import", "--review", workbook) == f"0 texts labelled (0 rows), {len(lines) - 1} without a label"
+
     board = ask("leaderboard")
+    with duckdb.connect(database) as db:
+        db.execute("CREATE TABLE notes AS SELECT 1 AS a")
+    assert ask("leaderboard") == board
     database.unlink()
     lost = ask("leaderboard", ends=2)
     assert lost.startswith(f"{database}: is gone, and held ")
