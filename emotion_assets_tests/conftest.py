@@ -64,8 +64,8 @@ class Terminal:
     def dagster_home(self) -> Path:
         return self.home / "dagster"
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A module with arguments, as ``python -m`` runs it."""
+    def run(self, *command: str, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A module with arguments, as ``python -m`` runs it; ``stdin`` is piped into it."""
         self.dagster_home.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / "dagster.yaml", self.dagster_home)
         here = {
@@ -78,6 +78,7 @@ class Terminal:
             [sys.executable, "-m", *command],
             capture_output=True,
             text=True,
+            input=stdin,
             cwd=PROJECT,
             env=os.environ | here | environment,
             timeout=500,
@@ -89,8 +90,10 @@ class Terminal:
         command = ["dagster", "asset", "materialize", "--select", selection, "-m", "emotion_assets.definitions"]
         return self.run(*command, "--config-json", '{"loggers": {"console": {}}}', **environment)
 
-    def emotion_assets(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.run("emotion_assets.cli", *arguments, **environment)
+    def emotion_assets(
+        self, *arguments: str, stdin: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run("emotion_assets.cli", *arguments, stdin=stdin, **environment)
 
 
 @pytest.fixture

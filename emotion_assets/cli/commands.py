@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,46 +36,37 @@ def _workspace() -> Workspace:
 
 @app.command()
 def score(
-    what: Annotated[str, typer.Argument(help="a line of text, or the path of a feedback file (CSV, JSONL, Parquet)")],
-    output: Annotated[Path | None, typer.Option(help="write a file's scores here (.csv or .parquet)")] = None,
+    what: Annotated[str, typer.Argument(help="a line of text, the path of a feedback file, or - for lines piped in")],
+    output: Annotated[Path | None, typer.Option(help="write the scores here (.csv or .parquet)")] = None,
+    rejects: Annotated[Path | None, typer.Option(help="write every rejected row here (.csv or .parquet)")] = None,
 ) -> None:
-    """Classify a line of text or a file of feedback with the champion. Nothing is stored."""
-    from emotion_assets.scoring.score import load_champion, score_file
+    """Classify a line of text, a file of feedback or lines piped in with the champion. Nothing is stored."""
+    from emotion_assets.cli import scoring
+    from emotion_assets.scoring.score import load_champion
 
     workspace = _workspace()
-    file = _feedback_file(what)
-    if output and not file:
-        raise UserError("--output: only the scores of a file are written; leave it out, or give a file to score")
+    source = scoring.stdin_bytes() if what == scoring.STDIN else scoring.feedback_file(what)
+    if source is None and (output or rejects):
+        option = "--output" if output else "--rejects"
+        raise UserError(f"{option}: only the scores of a file are written; leave it out, or give a file to score")
+    if source is not None:
+        scoring.check_targets(source, output=output, rejects=rejects)
     champion = load_champion(workspace)
-    if file:
-        typer.echo(score_file(champion, file, workspace.settings, output))
+    if source is None:
+        (answer,) = champion.score([what])
+        console.print(scoring.probabilities_table(answer, champion.labels, champion.model))
         return
-    (scored,) = champion.score([what])
-    table = Table("emotion", "probability", "", title=f"{scored.emotion} ({scored.status}), model {champion.model}")
-    for label, p in sorted(zip(champion.labels, scored.probabilities, strict=True), key=lambda pair: -pair[1]):
-        table.add_row(label, f"{p:.3f}", "█" * round(24 * p))
-    console.print(table)
-
-
-def _feedback_file(what: str) -> Path | None:
-    """The file that ``what`` names, or None where it is a line of text.
-
-    Raises:
-        UserError: it is blank, a folder, or looks like the name of a file that is not there.
-    """
-    from emotion_assets.forms.registry import inbox_suffixes
-
-    if not what.strip():
-        raise UserError("nothing to score; give a line of text, or the path of a feedback file")
-    path = Path(what)
-    try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise UserError(f"{what}: is a folder; give one file of it")
-        return path
-    except OSError as error:  # a text is no name, or too long for one
-        if path.suffix.lower() in inbox_suffixes() and not any(map(str.isspace, what)):
-            raise UserError(f"{what}: cannot be opened ({error.strerror}); give the path of a feedback file") from None
-    return None
+    report, answers = scoring.score_source(champion, source, workspace.settings, output, rejects)
+    if len(answers) == 1:
+        console.print(scoring.probabilities_table(answers[0][1], champion.labels, champion.model))
+    elif answers:
+        console.print(scoring.answers_table(answers))
+    if report.scored:
+        typer.echo(report)
+    for line in scoring.rejected_lines(report, rejects):
+        typer.echo(line)
+    if not report.scored:
+        raise UserError(scoring.nothing_scored(what, report))
 
 
 @app.command()
@@ -123,7 +113,9 @@ def doctor(
 @app.command()
 def export(
     scores: Annotated[Path | None, typer.Option(help="write the champion's scores here (.csv or .parquet)")] = None,
-    review: Annotated[Path | None, typer.Option(help="write the rows that wait for a person here (.csv)")] = None,
+    review: Annotated[
+        Path | None, typer.Option(help="write the rows that wait for a person here (.xlsx or .csv)")
+    ] = None,
 ) -> None:
     """Write the champion's scores, or the review queue, to a file."""
     from emotion_assets.review.queue import export_review
@@ -135,11 +127,11 @@ def export(
     if scores is not None:
         typer.echo(f"{export_scores(workspace.warehouse, scores)} rows written to {scores}")
     if review is not None:
-        typer.echo(f"{export_review(workspace.warehouse, review)} rows written to {review}")
+        typer.echo(f"{export_review(workspace.warehouse, review, workspace.settings.labels)} rows written to {review}")
 
 
 @app.command(name="import")
-def import_(review: Annotated[Path, typer.Option(help="the file with the column label filled in")]) -> None:
+def import_(review: Annotated[Path, typer.Option(help="the .xlsx or .csv file with the labels filled in")]) -> None:
     """Bring reviewed labels back; a row with a label that is not the profile's is named and left out."""
     from emotion_assets.review.queue import import_review
 

@@ -1,7 +1,8 @@
 """Restore the database: every table from the newest complete export, then whatever the inbox has beyond it.
 
 An export is written after feedback, imported reviews and champion decisions; of what is newer than it and can be made
-neither from the inbox nor from the store, the number of rows lost is reported.
+neither from the inbox nor from the store, the number of rows lost is reported. Tables and views that are not ours are
+taken over from the old file as far as it can be read.
 
 The new database is built beside the old one and takes its place in one rename. The old file is kept under another
 name, since it may hold what neither export nor inbox has.
@@ -22,6 +23,7 @@ from emotion_assets.storage.exports import MANIFEST, ROWS_PER_BATCH, export_sets
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.store import file_sha256
 from emotion_assets.storage.warehouse.database import Warehouse, insert, row_counts
+from emotion_assets.storage.warehouse.foreign import copy_foreign
 
 if TYPE_CHECKING:
     from emotion_assets.storage.workspace import Workspace
@@ -45,6 +47,8 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
         lines.append(
             f"inbox: {len(report.new)} files beyond the export, {report.rows_accepted} rows accepted from them"
         )
+        if warehouse.path.exists():
+            lines += copy_foreign(warehouse.path, fresh.path)
         kept = _set_aside(warehouse)
         failpoint("rebuild.before_replace")
         fresh.path.replace(warehouse.path)
@@ -58,7 +62,7 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
     lines += [
         f"{name}: {counts.get(name, 0)} of {n} rows; the others are newer than the export"
         for name, n in held.items()
-        if counts.get(name, 0) < n
+        if counts.get(name, n) < n
     ]
     filled = [f"{name} {n}" for name, n in counts.items() if n]
     lines.append(f"{warehouse.path}: {', '.join(filled) or 'no rows'}")

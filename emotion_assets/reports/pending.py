@@ -17,11 +17,12 @@ from emotion_assets.storage.atomic import write_text_atomically
 from emotion_assets.storage.keys import CHAMPION
 from emotion_assets.storage.store import Store, fingerprint
 from emotion_assets.storage.warehouse.database import Warehouse
-from emotion_assets.storage.warehouse.feedback import file_states, is_settled
+from emotion_assets.storage.warehouse.feedback import file_states, is_settled, quarantine_codes
 from emotion_assets.storage.warehouse.review import fingerprint_reviews
 from emotion_assets.storage.warehouse.scores import count_waiting
 
 REVIEWS_SHOWN, NO_REVIEWS = ".feedback_reviews", "0 0"
+NAMED = 5  # quarantined files; of more than these the number alone is said
 TICK_WAIT_SECONDS = 10.0  # a tick must end soon; when a run has the database, the next tick looks again
 
 
@@ -55,7 +56,7 @@ def find_pending_work(
     """
     sources: dict[str, Source] = {}
     with replace(warehouse, wait_seconds=min(warehouse.wait_seconds, TICK_WAIT_SECONDS)).reading() as db:
-        states = file_states(db)
+        states, codes = file_states(db), quarantine_codes(db)
         unscored = count_waiting(db) if store.has(CHAMPION) else 0
         new_reviews = store.has(CHAMPION) and fingerprint_reviews(db) != _read_shown_reviews(settings)
     remembered: dict[str, str] = {}
@@ -63,6 +64,7 @@ def find_pending_work(
     seen: set[str] = set()
     readings: set[str] = set()
     left = 0
+    quarantined: list[str] = []
     files = list_inbox(settings.inbox, settings.feedback.settle_seconds, now)
     for file in files:
         if file.problem is not None:
@@ -80,8 +82,11 @@ def find_pending_work(
         if sha256 not in seen and not is_settled(states, sha256, source.fingerprint):
             new[sha256] = file.name
             readings.add(source.fingerprint)
+        elif sha256 in codes:
+            quarantined.append(f"{file.name}: {codes[sha256]}")
         seen.add(sha256)
-    summary = f"nothing new: {len(files) - left} files in {settings.inbox} are ingested, {left} left alone"
+    summary = f"nothing new in {settings.inbox}: {len(files) - left - len(quarantined)} files are ingested, "
+    summary += f"{_count_quarantined(quarantined)}{left} left alone"
     if not store.has(CHAMPION):
         summary += "; no champion_model yet, so nothing is scored"
     return Work(
@@ -100,6 +105,13 @@ def record_shown_reviews(settings: Settings, warehouse: Warehouse) -> Iterator[N
         shown = fingerprint_reviews(db)
     yield
     write_text_atomically(settings.reports / REVIEWS_SHOWN, f"{shown}\n")
+
+
+def _count_quarantined(files: list[str]) -> str:
+    if not files:
+        return ""
+    more = f", and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return f"{len(files)} quarantined ({', '.join(files[:NAMED])}{more}), "
 
 
 def _read_shown_reviews(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""The review queue on its way to a person and back, as a CSV file that a spreadsheet opens.
+"""The review queue on its way to a person and back, as a file that a spreadsheet opens (``sheets``).
 
 Each distinct text is one line of the file; its label goes to every queued row with that text. A line that cannot be
 used is named and left out, the others count.
@@ -14,16 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from emotion_assets.forms.csv import Csv
-from emotion_assets.forms.form import Columns
-from emotion_assets.forms.problems import Quarantine, Rejected
+from emotion_assets.review.sheets import read_lines, write_workbook
 from emotion_assets.settings.errors import UserError
-from emotion_assets.settings.feedback import ReadingSettings
 from emotion_assets.storage.exports import export_tables, writing_rows
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.review import queued_texts, reviewed_texts, store_labels
 
-REVIEW_COLUMNS = Columns(required=(("review_id", "label", "reviewer"),))
 GUARD = "'"  # what a spreadsheet program, or our own export, may have put before a cell
 
 
@@ -41,16 +37,21 @@ class ReviewOutcome:
         return "\n".join(lines + [f"line {line}: left out, {why}" for line, why in self.rejected])
 
 
-def export_review(warehouse: Warehouse, path: Path) -> int:
-    """Write the texts that wait for a person to a CSV file, the audit sample first; how many lines.
+def export_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> int:
+    """Write the texts that wait for a person to a ``.csv`` or ``.xlsx`` file, the audit sample first; how many lines.
+
+    In a ``.xlsx`` file the labels are a drop-down list in the column to fill in.
 
     Raises:
-        UserError: the name does not end in .csv, or its folder is missing.
+        UserError: the name has another ending, its folder is missing, or a sheet does not hold so many lines.
     """
-    if path.suffix != ".csv":
-        raise UserError(f"{path}: not a name for a review file; let it end in .csv")
+    if path.suffix not in (".csv", ".xlsx"):
+        raise UserError(f"{path}: not a name for a review file; let it end in .csv or .xlsx")
     with warehouse.reading() as db:
         texts = queued_texts(db)
+    if path.suffix == ".xlsx":
+        write_workbook(path, texts, labels)
+        return int(texts.num_rows)
     with writing_rows(path, texts.schema) as write:
         return sum(write(batch) for batch in texts.to_batches())
 
@@ -64,7 +65,7 @@ def import_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> Re
     Raises:
         UserError: the file cannot be read, or a column is missing.
     """
-    lines, rejected = _read(path)
+    lines, rejected = read_lines(path)
     with warehouse.reading() as db:
         queued = set(queued_texts(db, reviewed=True)["review_id"].to_pylist())
     accepted: dict[str, dict[str, Any]] = {}
@@ -117,26 +118,3 @@ def _check_line(
         return None, f"reviewed_at {line['reviewed_at']!r} is no ISO 8601 time such as 2026-01-31T09:00:00Z"
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return {"review_id": identity, "label": label, "reviewer": reviewer, "reviewed_at": moment}, ""
-
-
-def _read(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[tuple[int, str]]]:
-    """The lines of the file with their numbers, and those that cannot be read, each with the reason.
-
-    A spreadsheet may have saved it with semicolons or tabs.
-    """
-    lines: list[tuple[int, dict[str, str]]] = []
-    unreadable: list[tuple[int, str]] = []
-    try:
-        with path.open("rb") as stream:
-            for record in Csv().records(stream, ReadingSettings(), REVIEW_COLUMNS):
-                if isinstance(record, Rejected):
-                    unreadable.append((record.row_number, record.detail))
-                elif any(value.strip() for value in record.values.values()):
-                    lines.append((record.number, record.values))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; write one with `emotion-assets export --review FILE`") from None
-    except Quarantine as quarantine:
-        raise UserError(f"{path}: {quarantine.detail}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the filled-in CSV file") from None
-    return lines, unreadable

@@ -12,27 +12,19 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from itertools import chain
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.ingest.rows import Accepted
-from emotion_assets.ingest.sources import source_name_of
 from emotion_assets.scoring import decision
-from emotion_assets.scoring.calibration import Answer, Answers, Calibration, Champion, calibrate
+from emotion_assets.scoring.calibration import Answers, Calibration, Champion, calibrate
 from emotion_assets.scoring.decision import ABSTAIN, OK, TRUNCATED
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
-from emotion_assets.storage.exports import writing_rows
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.store import Store
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
@@ -151,63 +143,6 @@ def score_feedback(
     return ScoringReport(
         calibration.model, version, calibration.threshold, stored, computed, statuses, redecided, tuple(changed)
     )
-
-
-FILE_SCORES = pa.schema(
-    [
-        ("row_number", pa.int64()),
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("emotion", pa.string()),
-        ("confidence", pa.float64()),
-        ("status", pa.string()),
-    ]
-)
-
-
-def score_file(champion: Champion, path: Path, settings: Settings, output: Path | None = None) -> str:
-    """Score the rows of one feedback file without storing anything, and say in a line what came out.
-
-    ``output`` (.csv or .parquet) gets the columns of ``FILE_SCORES``.
-
-    Raises:
-        Quarantine: the file cannot be read as a whole.
-        UserError: ``output`` is not a name for an export.
-    """
-    emotions: Counter[str] = Counter()
-    statuses: Counter[str] = Counter()
-    rejects: Counter[str] = Counter()
-    with writing_rows(output, FILE_SCORES) if output else nullcontext() as write:
-        rows: list[Accepted] = []
-        for row in chain(read_feedback(path, settings.feedback, source_name_of(path, settings.inbox)), [None]):
-            if isinstance(row, Accepted):
-                rows.append(row)
-            elif row is not None:
-                rejects[str(row.reason_code)] += 1
-            if rows and (row is None or len(rows) == settings.feedback.batch_size):
-                answers = champion.score([accepted.text for accepted in rows])
-                emotions.update(answer.emotion for answer in answers)
-                statuses.update(answer.status for answer in answers)
-                if write is not None:
-                    write(_file_scores(rows, answers))
-                rows = []
-    total = sum(emotions.values())
-    shares = ", ".join(f"{emotion} {n / total:.0%}" for emotion, n in emotions.most_common())
-    line = f"{total} rows scored by {champion.model}" + (f": {shares}" if total else "")
-    line += f"; {statuses[ABSTAIN]} unsure" if statuses[ABSTAIN] else ""
-    return line + "".join(f"; {n} rejected as {reason}" for reason, n in rejects.most_common())
-
-
-def _file_scores(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
-    columns = zip(
-        *(
-            (row.row_number, row.id, row.text, answer.emotion, answer.confidence, answer.status)
-            for row, answer in zip(rows, answers, strict=True)
-        ),
-        strict=True,
-    )
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, FILE_SCORES, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=FILE_SCORES)
 
 
 @dataclass(frozen=True)

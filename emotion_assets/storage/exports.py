@@ -6,6 +6,7 @@ all. ``cli.rebuild`` restores the database from it.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -82,24 +84,18 @@ def export_scores(warehouse: Warehouse, path: Path) -> int:
 @contextmanager
 def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], int]]:
     """A function that appends a batch to a new ``.parquet`` or ``.csv`` file and returns its rows; the file is there
-    whole after the block, or not at all.
+    whole after the block, or not at all. A CSV file begins with a byte order mark, by which Excel knows UTF-8.
 
     Raises:
-        UserError: another file name, a folder that does not exist, a place that may not be written to, or a full disk.
+        UserError: another file name, or as ``writing_file``.
     """
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"{path}: not a name for an export; let it end in .parquet or .csv")
-    with room_to_write(path), ExitStack() as stack:
-        with _may_be_written(path):
-            if path.is_dir():
-                raise UserError(f"{path}: is a folder; give the name of a file")
-            if not path.parent.is_dir():
-                raise UserError(f"{path.parent}: no such folder; make it first")
-            draft = stack.enter_context(replacing_file(path))
-        file = stack.enter_context(draft.open("wb"))
+    with writing_file(path) as file:
         if path.suffix == ".parquet":
             writer = pq.ParquetWriter(file, schema, compression="zstd")
         else:
+            file.write(codecs.BOM_UTF8)
             writer = pyarrow.csv.CSVWriter(file, neutralise_formulas(pa.RecordBatch.from_pylist([], schema)).schema)
 
         def write(batch: pa.RecordBatch) -> int:
@@ -108,6 +104,23 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordB
 
         with writer:
             yield write
+
+
+@contextmanager
+def writing_file(path: Path) -> Iterator[BinaryIO]:
+    """An open file, which takes the place of ``path`` after the block, or is gone after an error.
+
+    Raises:
+        UserError: a folder that does not exist, a place that may not be written to, or a full disk.
+    """
+    with room_to_write(path), ExitStack() as stack:
+        with _may_be_written(path):
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder; give the name of a file")
+            if not path.parent.is_dir():
+                raise UserError(f"{path.parent}: no such folder; make it first")
+            draft = stack.enter_context(replacing_file(path))
+        yield stack.enter_context(draft.open("wb"))
 
 
 @contextmanager

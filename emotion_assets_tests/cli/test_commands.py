@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from emotion_assets.profiles.reader import load_settings
@@ -35,10 +36,19 @@ def finished(demo: tuple[Terminal, object], tmp_path: Path) -> Terminal:
         (["score", "repoti.CSV"], "repoti.CSV: cannot be opened (No such file or directory); give the path of a"),
         (["score", f"{'x' * 300}.parquet"], "cannot be opened (File name too long); give the path of a feedback file"),
         (["score", "I am glad", "--output", "scores.csv"], "--output: only the scores of a file are written; leave it"),
-        (["score", "where is my report.csv"], "champion_model was not materialised yet"),
+        (["score", "I rate it 10/10, open 24/7. Thanks."], "champion_model was not materialised yet"),
+        (
+            ["score", "-", "--output", "x/y.csv", "--rejects", "x/y.csv"],
+            "--rejects x/y.csv: is the file of --output too",
+        ),
+        (["score", "I am glad", "--rejects", "r.csv"], "--rejects: only the scores of a file are written; leave it"),
+        (["export", "--review", "r.txt"], "r.txt: not a name for a review file; let it end in .csv or .xlsx"),
         (["export", "--scores", "/sys/x.csv"], "/sys/x.csv: cannot be written ("),
         (["export", "--review", "/sys/x.csv"], "/sys/x.csv: cannot be written ("),
-        (["import", "--review", "/sys"], "/sys: cannot be read (Is a directory); give the filled-in CSV file"),
+        (
+            ["import", "--review", "/sys"],
+            "/sys: cannot be read (Is a directory); give the filled-in .xlsx or .csv file",
+        ),
     ],
 )
 def test_a_command_before_the_graph_has_run_says_what_to_do_in_one_line(
@@ -92,7 +102,7 @@ def test_the_way_of_feedback_through_the_commands_and_back_after_a_loss(finished
     answer = ask("score", "I am so glad that it came " * 40)  # too long for the name of a file
     assert all(label in answer for label in LABELS)
     scored = ask("score", str(PROJECT / "data/sample/feedback/web_form_2026_11.csv"), "--output", scores)
-    assert scored.splitlines() == [scored]
+    assert scored.splitlines()[1] == "row 26: empty_text, text without a visible character"
     rows = len(_lines(scores))
     assert scored.startswith(f"{rows} rows scored by ")
     assert ask("export", "--scores", everything) == f"{len(_lines(everything))} rows written to {everything}"
@@ -112,7 +122,14 @@ def test_the_way_of_feedback_through_the_commands_and_back_after_a_loss(finished
     assert said[1:] == [f"line 3: left out, label '[red]bored' is not known; use {', '.join(LABELS)}"]
     assert ask("export", "--review", review) == f"{len(lines) - 1} rows written to {review}"
 
+    workbook = review.replace(".csv", ".xlsx")
+    assert ask("export", "--review", workbook) == f"{len(lines) - 1} rows written to {workbook}"
+    assert ask("import", "--review", workbook) == f"0 texts labelled (0 rows), {len(lines) - 1} without a label"
+
     board = ask("leaderboard")
+    with duckdb.connect(database) as db:
+        db.execute("CREATE TABLE notes AS SELECT 1 AS a")
+    assert ask("leaderboard") == board
     database.unlink()
     lost = ask("leaderboard", ends=2)
     assert lost.startswith(f"{database}: is gone, and held ")
@@ -131,7 +148,7 @@ def test_the_way_of_feedback_through_the_commands_and_back_after_a_loss(finished
 
 
 def _lines(path: str) -> list[dict[str, str]]:
-    with Path(path).open(encoding="utf-8", newline="") as file:
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 

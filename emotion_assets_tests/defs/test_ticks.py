@@ -110,8 +110,8 @@ def test_an_empty_or_unreadable_file_is_quarantined_by_one_run_and_then_rests(
 def label(workspace: Workspace, path: Path, emotion: str) -> None:
     """Every text of the queue as a person would label it."""
     if not path.exists():
-        export_review(workspace.warehouse, path)
-    with path.open(encoding="utf-8", newline="") as file:
+        export_review(workspace.warehouse, path, LABELS)
+    with path.open(encoding="utf-8-sig", newline="") as file:
         lines = [line | {"label": emotion, "reviewer": "Anna"} for line in csv.DictReader(file)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
@@ -221,3 +221,24 @@ def test_a_step_that_a_user_can_fix_fails_with_one_line(make_home, tmp_path: Pat
     (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
     assert failure.user_failure_data is not None
     assert "champion_model was not materialised yet" in str(failure.user_failure_data.description)
+
+
+def test_the_words_of_both_count_quarantined_files_as_such(workspace: Workspace) -> None:
+    for name in ("a.csv", "b.csv", "c.csv"):
+        drop_csv(workspace, name, [{"id": f"{name} {row['id']}", "text": row["text"]} for row in ROWS])
+    (workspace.settings.inbox / "play.csv").write_bytes("text,sp\u00e9cial\nhello,1\n".encode("latin-1"))
+    run_feedback(workspace)
+    said = "3 files are ingested, 1 quarantined (play.csv: wrong_encoding), 0 left alone"
+    assert said in str(sensor_tick(workspace).skip_reason)
+    assert said in skipped(schedule_tick(workspace))
+
+
+def test_of_many_quarantined_files_some_are_named(workspace: Workspace) -> None:
+    workspace.settings.inbox.mkdir()
+    for number in range(7):
+        (workspace.settings.inbox / f"{number}.csv").write_text(f"id,message\n{number},hello\n")
+    run_feedback(workspace)
+    said = str(sensor_tick(workspace).skip_reason)
+    assert "0 files are ingested, 7 quarantined (0.csv: missing_text_column, " in said
+    assert said.count(".csv") == 5
+    assert ", and 2 more), 0 left alone" in said

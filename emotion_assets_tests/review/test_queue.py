@@ -29,8 +29,8 @@ def queued(workspace: Workspace) -> Workspace:
 
 def filled(workspace: Workspace, path: Path, edit: Edit, delimiter: str = ",", encoding: str = "utf-8") -> Path:
     """Export the queue, let ``edit`` change its lines, write it back."""
-    export_review(workspace.warehouse, path)
-    with path.open(encoding="utf-8", newline="") as file:
+    export_review(workspace.warehouse, path, LABELS)
+    with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(csv.DictReader(file))
     edit(lines)
     with path.open("w", encoding=encoding, newline="") as file:
@@ -51,7 +51,7 @@ def test_each_text_is_one_line_and_its_label_goes_to_every_row(queued: Workspace
     assert outcome.labelled_texts == len({row["text"] for row in queue})
     assert outcome.labelled_rows == len(queue) > outcome.labelled_texts
     assert {(row["label"], row["reviewer"]) for row in _queue(queued)} == {("joy", "Anna")}
-    assert export_review(queued.warehouse, tmp_path / "again.csv") == 0
+    assert export_review(queued.warehouse, tmp_path / "again.csv", LABELS) == 0
 
 
 def _queue(workspace: Workspace) -> list[dict]:
@@ -133,13 +133,13 @@ def test_a_file_that_is_no_review_is_one_line(workspace: Workspace, tmp_path: Pa
         import_review(workspace.warehouse, path, LABELS)
     with pytest.raises(UserError, match="no such file"):
         import_review(workspace.warehouse, tmp_path / "none.csv", LABELS)
-    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); give the filled-in CSV file"):
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); give the filled-in .xlsx or .csv file"):
         import_review(workspace.warehouse, tmp_path, LABELS)
 
 
 def test_a_line_that_cannot_be_read_is_named_and_the_others_count(queued: Workspace, tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
-    export_review(queued.warehouse, path)
+    export_review(queued.warehouse, path, LABELS)
     (first, *_) = [line.split(",")[0] for line in path.read_text().splitlines()[1:]]
     path.write_bytes(
         b"review_id;label;reviewer\n" + first.encode() + b';joy;ann\nr2;caf\xe9;ann\nr3;"joy"x;ann\nr4;joy;ann;more\n'

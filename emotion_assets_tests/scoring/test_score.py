@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from emotion_assets.evaluation.metrics import scale
@@ -22,7 +20,6 @@ from emotion_assets.scoring.score import (
     load_champion,
     parse_rescore,
     score_feedback,
-    score_file,
 )
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS
@@ -283,16 +280,3 @@ def test_a_long_text_that_the_model_is_unsure_of_abstains_and_stays_marked(make_
     score(workspace)
     (row,) = state(workspace)["scored_feedback"]
     assert (row["status"], row["truncated"]) == ("abstain", True)
-
-
-def test_a_file_is_scored_without_storing_anything(workspace: Workspace, tmp_path: Path) -> None:
-    path = drop_csv(workspace, "a.csv", [{"id": "=1+1", "text": "=what a lovely day"}, {"id": "2", "text": " "}])
-    champion = load_champion(workspace)
-    said = score_file(champion, path, workspace.settings, tmp_path / "out.csv")
-    assert "1 rows scored by tfidf_svm" in said
-    assert "1 rejected as empty_text" in said
-    (row,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
-    assert (row["id"], row["text"]) == ("'=1+1", "'=what a lovely day")
-    score_file(champion, path, workspace.settings, tmp_path / "out.parquet")
-    assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == ["=what a lovely day"]
-    assert state(workspace)["feedback"] == []

@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
+from codecs import BOM_UTF8
+from functools import partial
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +23,7 @@ from emotion_assets.storage.exports import export_scores, export_tables, exports
 from emotion_assets.storage.warehouse.database import DamagedDatabaseError
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
-from emotion_assets_tests.worlds.feedback import drop_csv, state
+from emotion_assets_tests.worlds.feedback import LABELS, drop_csv, state
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def test_texts_with_quotes_newlines_and_formulas_survive_the_csv(workspace: Work
     drop_csv(workspace, "a.csv", [{"id": str(i), "text": text} for i, text in enumerate(texts)])
     world.run_feedback(workspace)
     assert export_scores(workspace.warehouse, tmp_path / "scores.csv") == 5
-    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+    with (tmp_path / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
         found = {row["feedback_id"]: row["text"] for row in csv.DictReader(file)}
     assert [found[str(i)] for i in range(5)] == [text if text != "=1+1" else "'=1+1" for text in texts]
     assert export_scores(workspace.warehouse, tmp_path / "scores.parquet") == 5
@@ -60,7 +65,7 @@ def test_a_place_that_may_not_be_written_to_is_named_and_not_the_database(worksp
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(UserError, match=r"^.*/folder\.csv: is a folder; give the name of a file$"):
         export_scores(workspace.warehouse, tmp_path / "folder.csv")
-    for export in (export_scores, export_review):
+    for export in (export_scores, partial(export_review, labels=LABELS)):
         for path in (Path("/sys/x.csv"), tmp_path / f"{'x' * 300}.csv"):
             with pytest.raises(UserError, match=rf"^{path}: cannot be written \(.*\); give a file in another folder$"):
                 export(workspace.warehouse, path)
@@ -105,6 +110,7 @@ def test_the_current_set_has_every_table_and_old_sets_go(finished: Workspace) ->
     assert scores == len(tables["scored_feedback"]) - len(replaced)
     listed = json.loads((exported.folder / "manifest.json").read_text())["files"]
     assert {"scores.csv", "scores.parquet", "feedback.parquet"} <= set(listed)
+    assert (exported.folder / "scores.csv").read_bytes().startswith(BOM_UTF8 + b'"feedback_id"')
 
 
 def test_a_rebuild_restores_every_table_and_keeps_the_damaged_file(finished: Workspace) -> None:
@@ -147,3 +153,47 @@ def test_without_any_export_the_inbox_alone_restores_the_rows(finished: Workspac
     assert state(finished)["feedback"] == before["feedback"]
     world.run_feedback(finished)
     assert state(finished)["scored_feedback"] == before["scored_feedback"]
+
+
+OWN = """
+    CREATE TABLE notes (a INTEGER PRIMARY KEY, b VARCHAR DEFAULT 'none');
+    INSERT INTO notes (a) VALUES (1), (2);
+    CREATE SCHEMA mine;
+    CREATE SEQUENCE mine.numbers;
+    CREATE TABLE mine.feedback (id BIGINT DEFAULT nextval('mine.numbers'), big HUGEINT);
+    INSERT INTO mine.feedback (big) VALUES (170141183460469231731687303715884105727);
+    CREATE VIEW joyful AS SELECT f.feedback_id, n.b FROM feedback f, emotion.main.notes n;
+"""
+
+
+def test_tables_of_ones_own_survive_a_rebuild(finished: Workspace) -> None:
+    before = state(finished)
+    with duckdb.connect(finished.settings.database) as db:
+        db.execute(OWN)
+    assert state(finished) == before
+    said = rebuild(finished)
+    assert "notes: 2 rows of a table of your own, kept" in said
+    assert "mine.feedback: 1 rows of a table of your own, kept without its defaults and constraints" in said
+    assert "joyful: a view of your own, kept" in said
+    assert state(finished) == before
+    assert not finished.warehouse.wal.exists()
+    with duckdb.connect(finished.settings.database) as db:
+        assert db.execute("SELECT * FROM notes").fetchall() == [(1, "none"), (2, "none")]
+        assert db.execute("SELECT big FROM mine.feedback").fetchall() == [(2**127 - 1,)]
+        assert db.execute("SELECT count(*) FROM joyful").fetchall()[0][0] == 2 * len(before["feedback"])
+        with pytest.raises(duckdb.ConstraintException):
+            db.execute("INSERT INTO notes (a) VALUES (1)")
+    assert "notes: 2 rows of a table of your own, kept" in rebuild(finished)  # and the next one
+
+
+def test_a_rebuild_does_not_replace_a_database_whose_tables_it_cannot_see(finished: Workspace) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print(1, flush=True); input()",
+         str(finished.settings.database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "1\n"
+        with pytest.raises(UserError, match="open in another program; close it there"):
+            rebuild(finished)
+        holder.communicate("\n")
+    assert any("rows restored" in line for line in rebuild(finished))

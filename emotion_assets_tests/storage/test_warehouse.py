@@ -262,3 +262,34 @@ def test_what_a_killed_writer_left_of_its_manifest_is_cleared_by_a_mere_look(war
     leftover.write_text("{")
     assert rows(warehouse) == 1
     assert not leftover.exists()
+
+
+def test_a_table_that_is_not_ours_is_no_damage(warehouse: Warehouse) -> None:
+    write_row(warehouse)
+    with duckdb.connect(warehouse.path) as db:
+        db.execute("CREATE TABLE \"O'Brien's notes\" AS SELECT 1 AS a")
+        db.execute("CREATE SCHEMA mine; CREATE TABLE mine.feedback AS SELECT 1 AS a")
+    assert rows(warehouse) == 1
+    with duckdb.connect(warehouse.path) as db:
+        db.execute("INSERT INTO \"O'Brien's notes\" VALUES (2); DROP TABLE mine.feedback")
+    write_row(warehouse)
+    with warehouse.reading() as db:
+        assert "O'Brien's notes" not in row_counts(db)
+
+
+def test_what_an_earlier_version_noted_of_a_table_that_is_not_ours_is_passed_over(warehouse: Warehouse) -> None:
+    write_row(warehouse)
+    manifest = json.loads(warehouse.manifest.read_text())
+    manifest["counts"]["notes"] = 3
+    warehouse.manifest.write_text(json.dumps(manifest))
+    assert rows(warehouse) == 1
+
+
+def test_a_schema_of_ones_own_with_our_names_does_not_hide_that_a_table_of_ours_is_missing(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.path.parent.mkdir()
+    with duckdb.connect(warehouse.path) as db:
+        db.execute("CREATE SCHEMA mine; CREATE TABLE mine.class_balance AS SELECT 1 AS a")
+    write_row(warehouse)
+    assert rows(warehouse) == 1

@@ -1,12 +1,12 @@
-"""The DuckDB file: one writer at a time, one transaction per session, and a count of rows kept outside the file.
+"""The DuckDB file: one writer at a time, one transaction per session, and a count of our rows kept outside the file.
 
 Belongs here: opening, locking, committing, noticing damage. Does not belong here: the schema (``migrate``) and what a
 table means; the statements stand in the modules beside this one.
 
 DuckDB opens a file whose write-ahead log is damaged with rows missing and no error. So each session writes the row
-count of every table to ``<file>.manifest.json``: the intended counts before the commit, as ``pending``, and the settled
-ones after the checkpoint. At open the tables must agree with one of the two. A crash at any point leaves the one or the
-other, so it is never mistaken for damage.
+count of every declared table to ``<file>.manifest.json``: the intended counts before the commit, as ``pending``, and
+the settled ones after the checkpoint. At open the tables must agree with one of the two. A crash at any point leaves
+the one or the other, so it is never mistaken for damage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from emotion_assets.storage.atomic import write_text_atomically
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.warehouse.declaration import Row, arrow_table
-from emotion_assets.storage.warehouse.migrate import VERSION_TABLE, NewerDatabaseError, Schema
+from emotion_assets.storage.warehouse.migrate import OF_US, NewerDatabaseError, Schema
+from emotion_assets.storage.warehouse.tables import TABLES
 
 CONFIG: dict[str, Any] = {
     "memory_limit": "512MB",
@@ -79,9 +80,10 @@ def count(db: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] |
 
 
 def tables(db: duckdb.DuckDBPyConnection) -> list[str]:
-    """The names of the stored tables, sorted, without views, temporary tables and the one that holds the version."""
-    query = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND NOT internal ORDER BY table_name"
-    return [name for (name,) in db.execute(query).fetchall() if name != VERSION_TABLE]
+    """The names of the declared tables that the database has, sorted; tables that are not ours are not among them."""
+    query = f"SELECT table_name FROM duckdb_tables() WHERE {OF_US} ORDER BY table_name"
+    ours = {row.table for row in TABLES}
+    return [name for (name,) in db.execute(query).fetchall() if name in ours]
 
 
 def row_counts(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
@@ -242,7 +244,7 @@ class Warehouse:
     def _open_checked(self, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, dict[str, int]]:
         """Open the file and compare its row counts with the manifest."""
         manifest = self._manifest()
-        accepted = [manifest[key] for key in ("counts", "pending") if key in manifest]
+        accepted = [_of_ours(manifest[key]) for key in ("counts", "pending") if key in manifest]
         if accepted and not self.path.exists() and any(accepted[0].values()):
             raise DamagedDatabaseError(f"{self.path}: is gone, and held {_describe_counts(accepted[0])}; {REBUILD}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -308,9 +310,15 @@ class Warehouse:
             raise
 
 
+def _of_ours(counts: dict[str, int]) -> dict[str, int]:
+    """The counts of declared tables: an earlier version noted those of other tables too."""
+    ours = {row.table for row in TABLES}
+    return {name: n for name, n in counts.items() if name in ours}
+
+
 def _same_rows(counts: dict[str, int], expected: dict[str, int]) -> bool:
-    """Equal counts; a table that one side does not know yet counts as empty."""
-    return all(counts.get(name, 0) == expected.get(name, 0) for name in counts | expected)
+    """Whether every table that the last writer knew has the rows that it left."""
+    return all(counts.get(name, 0) == n for name, n in expected.items())
 
 
 def _describe_counts(counts: dict[str, int]) -> str:

@@ -83,6 +83,12 @@ def is_settled(states: Mapping[str, FileState], sha256: str, reading: str) -> bo
     return state.reading == reading or (state.status == "ingested" and not state.rejected)
 
 
+def quarantine_codes(db: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Why each file content that is quarantined is, as a code, by sha256."""
+    rows = db.execute("SELECT file_sha256, reason FROM ingested_files WHERE status = 'quarantined'").fetchall()
+    return {sha: str(reason).partition(":")[0] for sha, reason in rows}
+
+
 def store_file(db: duckdb.DuckDBPyConnection, file: FileRecord, staged: pa.RecordBatchReader) -> FileCounts | None:
     """Judge and store all rows of a file; None if another run has stored the file meanwhile.
 

@@ -23,6 +23,8 @@ from emotion_assets.storage.warehouse.tables import TABLES
 
 VERSION_TABLE = "schema_version"
 FOLDER = Path(__file__).parent
+OF_US = "NOT internal AND database_name = current_database() AND schema_name = 'main'"
+"""Where our tables stand; a schema of a person's own may use the same names."""
 
 
 class NewerDatabaseError(UserError):
@@ -76,7 +78,7 @@ class Schema:
             db.execute(f"INSERT INTO {VERSION_TABLE} VALUES (?, now())", [self.version])
 
     def _add_missing(self, db: duckdb.DuckDBPyConnection) -> None:
-        query = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal"
+        query = f"SELECT table_name, column_name FROM duckdb_columns() WHERE {OF_US}"
         present: dict[str, set[str]] = {}
         for table, column in db.execute(query).fetchall():
             present.setdefault(table, set()).add(column)
@@ -92,7 +94,7 @@ class Schema:
 
 def read_version(db: duckdb.DuckDBPyConnection, tables: Sequence[type[Row]] = TABLES) -> int:
     """The version of an open database's schema; 0 where it has none of the tables."""
-    names = {name for (name,) in db.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()}
+    names = {name for (name,) in db.execute(f"SELECT table_name FROM duckdb_tables() WHERE {OF_US}").fetchall()}
     if VERSION_TABLE in names:
         return int(db.execute(f"SELECT max(version) FROM {VERSION_TABLE}").fetchall()[0][0])
     return 1 if names & {row.table for row in tables} else 0

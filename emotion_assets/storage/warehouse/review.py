@@ -17,12 +17,13 @@ def queued_texts(db: duckdb.DuckDBPyConnection, reviewed: bool = False) -> pa.Ta
 
     The audit sample comes first, in random order: a person who stops half-way leaves a random part of it.
 
-    ``review_id`` is derived from the text and is nothing that a spreadsheet takes for a number or a formula.
+    ``review_id`` is derived from the text and is nothing that a spreadsheet takes for a number or a formula. The last
+    column is always filled: some spreadsheets leave out the delimiters before cells that are empty to the end of a row.
     """
     query = """
         SELECT 'r' || md5(text) AS review_id, text, any_value(emotion) AS emotion, any_value(confidence) AS confidence,
-            CASE WHEN bool_or(audit) THEN 'audit' ELSE 'abstain' END AS reason, count(*) AS rows,
-            '' AS label, '' AS reviewer, '' AS reviewed_at
+            CASE WHEN bool_or(audit) THEN 'audit' ELSE 'abstain' END AS reason,
+            '' AS label, '' AS reviewer, '' AS reviewed_at, count(*) AS rows
         FROM review_queue WHERE $reviewed OR label IS NULL
         GROUP BY text ORDER BY reason DESC, review_id
     """
