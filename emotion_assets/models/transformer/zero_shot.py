@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +13,11 @@ from emotion_assets.models.networks import accuracy_of, count_parameters
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, load_classifier, save_config
 from emotion_assets.models.transformer.classifier import ClassifierConfig
 from emotion_assets.models.transformer.compatibility import require_compatible
+from emotion_assets.models.transformer.memory import Sizes
+from emotion_assets.models.transformer.precision import MEASURED_ROWS, choose_frozen_runtime
 from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, encode_answers, load_tokenizer, read_tokens
 from emotion_assets.storage.store import StoredFolder
-from emotion_assets.training.runtime import choose_runtime, describe_dtype, peak_memory_mb
+from emotion_assets.training.runtime import Runtime, describe_dtype, peak_memory_mb
 
 
 def store_untuned(run: TrainingRun) -> dict[str, Any]:
@@ -26,7 +30,8 @@ def store_untuned(run: TrainingRun) -> dict[str, Any]:
     """
     base, tokens = run.inputs["base"], run.inputs["tokens"]
     tokenizer = load_tokenizer(tokens.file(TOKENIZER_FOLDER))
-    summary = require_compatible(run, tokenizer, check_checkpoint(base.path), prompts=True)
+    base_config = check_checkpoint(base.path)
+    summary = require_compatible(run, tokenizer, base_config, prompts=True)
     config = ClassifierConfig(
         method="zero_shot",
         objective="instruction",
@@ -40,9 +45,22 @@ def store_untuned(run: TrainingRun) -> dict[str, Any]:
     )
     save_config(config, run.target)
     tokenizer.save_pretrained(run.target / TOKENIZER_FOLDER)
-    runtime = choose_runtime()
-    classifier = load_classifier(StoredFolder(run.target, ""), base, runtime)
     rows, labels = read_tokens(tokens, "validation", "prompt_ids")
+
+    def load_step(runtime: Runtime) -> Callable[[], None]:
+        classifier = load_classifier(StoredFolder(run.target, ""), base, runtime)
+
+        def step() -> None:
+            with torch.no_grad(), runtime.autocast():
+                classifier.log_probabilities(rows[:MEASURED_ROWS], runtime.device)
+
+        return step
+
+    runtime = choose_frozen_runtime("auto", Sizes.of(base_config).parameters, load_step)
+    if runtime.device.type == "cpu" and runtime.dtype == torch.bfloat16:
+        config = replace(config, precision="bf16")
+        save_config(config, run.target)
+    classifier = load_classifier(StoredFolder(run.target, ""), base, runtime)
     with torch.no_grad():
         accuracy = accuracy_of(classifier, rows, labels, runtime)
     return {
