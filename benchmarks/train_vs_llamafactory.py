@@ -111,8 +111,9 @@ def main() -> int:
             print_first_losses(first, peer)
         runs: dict[str, list[Measured]] = {}
         for _ in range(options.repeats):
-            for name, how in (PEER_REAL if options.real else PEER_SMALL).items() if peer else ():
-                runs.setdefault(f"LLaMA-Factory, {name}", []).append(case.peer(peer, *how))
+            if peer:
+                for name, how in (PEER_REAL if options.real else PEER_SMALL).items():
+                    runs.setdefault(f"LLaMA-Factory, {name}", []).append(case.peer(peer, *how))
             if options.real and not options.only_ours:
                 for sampling in ("random", "group_by_length"):
                     runs.setdefault(f"Trainer + PEFT, {sampling}", []).append(case.trainer(sampling))
