@@ -38,9 +38,9 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
         UserError: another process keeps the database, or the disk is full; the old file stays where it was.
     """
     warehouse, settings = workspace.warehouse, workspace.settings
-    fresh = Warehouse(warehouse.path.with_name(f"{warehouse.path.name}.rebuild"), warehouse.wait_seconds)
+    fresh = _fresh(warehouse)
     with warehouse.exclusively():
-        _remove(fresh)
+        remove_unfinished(warehouse)
         held = _last_counts(warehouse)
         lines = _restore_exports(warehouse, fresh)
         report = ingest(settings.inbox, fresh, settings.feedback, run_id)
@@ -54,7 +54,7 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
         fresh.path.replace(warehouse.path)
         failpoint("rebuild.before_manifest")
         fresh.manifest.replace(warehouse.manifest)
-        _remove(fresh)
+        remove_unfinished(warehouse)
     if kept:
         lines.append(f"the old database is kept as {kept}")
     with warehouse.reading() as db:
@@ -126,6 +126,18 @@ def _set_aside(warehouse: Warehouse) -> Path | None:
     return kept
 
 
-def _remove(database: Warehouse) -> None:
-    for file in [*database.files, Path(f"{database.path}.lock")]:
+def kept_copies(warehouse: Warehouse) -> list[Path]:
+    """The old databases that rebuilds have kept."""
+    return sorted(warehouse.path.parent.glob(f"{warehouse.path.name}.damaged-*"))
+
+
+def remove_unfinished(warehouse: Warehouse) -> None:
+    """Remove what a rebuild has built beside the database; belongs inside ``Warehouse.exclusively``."""
+    fresh = _fresh(warehouse)
+    for file in [*fresh.files, Path(f"{fresh.path}.lock")]:
         file.unlink(missing_ok=True)
+
+
+def _fresh(warehouse: Warehouse) -> Warehouse:
+    """The database that a rebuild builds beside the old one."""
+    return Warehouse(warehouse.path.with_name(f"{warehouse.path.name}.rebuild"), warehouse.wait_seconds)
