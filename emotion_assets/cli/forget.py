@@ -6,9 +6,7 @@ again. A run that was cut off between is finished by the next.
 
 from __future__ import annotations
 
-import json
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,16 +19,17 @@ import pyarrow.parquet as pq
 from emotion_assets.cli.rebuild import kept_copies, remove_unfinished
 from emotion_assets.forms.problems import EXCERPT_CHARACTERS
 from emotion_assets.ingest.holding import Holding, find_holding
-from emotion_assets.ingest.moments import form_of
+from emotion_assets.ingest.redating import count_undated_again
 from emotion_assets.ingest.sources import DEFAULT
 from emotion_assets.reports.feedback_page import PAGE, write_feedback_page
 from emotion_assets.reports.pending import record_shown_reviews
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.exports import SETS_KEPT, export_sets, export_tables
 from emotion_assets.storage.failpoints import failpoint
-from emotion_assets.storage.warehouse.database import Warehouse, WarehouseError
-from emotion_assets.storage.warehouse.feedback import fill_identities, undated_rows
-from emotion_assets.storage.warehouse.forget import Person, Removed, holds_forgotten, recount_undated, remove_person
+from emotion_assets.storage.warehouse.database import Warehouse, WarehouseError, count
+from emotion_assets.storage.warehouse.feedback import fill_identities
+from emotion_assets.storage.warehouse.forget import Person, Removed, remove_person
+from emotion_assets.storage.warehouse.tables import Forgotten
 
 if TYPE_CHECKING:
     from emotion_assets.storage.workspace import Workspace
@@ -67,17 +66,15 @@ def forget(workspace: Workspace, person: Person) -> Iterator[str]:
     with warehouse.writing() as db:
         fill_identities(db)
         removed = remove_person(db, person, datetime.now(UTC), EXCERPT_CHARACTERS)
-        for sha256, source in removed.undated_files:
-            forms = Counter(form_of(json.loads(text)["created_at"]) for _, text in undated_rows(db, sha256))
-            recount_undated(db, sha256, source, forms)
+        count_undated_again(db, removed.undated_files)
     failpoint("forget.after_removal")
     if not removed.any and _is_finished(warehouse):
         hint = "give the id as it stands in the file, and its source by --source" if person.id is not None else ""
         raise UserError(f"{person}: no such row; {hint or 'give an attribute and its value as the exports show them'}")
     yield from _say_removed(person, removed)
     yield from _rewrite_database(warehouse)
-    yield from _export_anew(warehouse)
     yield from _rewrite_page(workspace)
+    yield from _export_anew(warehouse)  # last of what is written: by the exports the next run knows that it is done
     yield from _say_inbox(workspace, removed)
     yield from _say_datasets(workspace.store.root / "datasets", removed.reviewed)
     for copy in kept_copies(warehouse):
@@ -89,19 +86,18 @@ def forget(workspace: Workspace, person: Person) -> Iterator[str]:
 
 
 def _is_finished(warehouse: Warehouse) -> bool:
-    """Whether no export holds what was forgotten, so that no earlier run was cut off."""
+    """Whether the exports are of after all that was forgotten, so that no earlier run was cut off."""
     with warehouse.reading() as db:
-        tables = [folder / "feedback.parquet" for folder in export_sets(warehouse)]
-        if not tables:
-            return not db.execute("FROM forgotten LIMIT 1").fetchall()
-        return not any(_may_hold(db, table) for table in tables)
+        hashes = count(db, "SELECT count(*) FROM forgotten")
+    sets = export_sets(warehouse)
+    return not hashes or bool(sets and all(_exported_hashes(folder) == hashes for folder in sets))
 
 
-def _may_hold(db: duckdb.DuckDBPyConnection, exported: Path) -> bool:
+def _exported_hashes(folder: Path) -> int:
     try:
-        return holds_forgotten(db, exported)
+        return int(pq.read_metadata(folder / f"{Forgotten.table}.parquet").num_rows)
     except (OSError, pa.ArrowException):
-        return False  # no table that can be read, for a rebuild neither
+        return 0
 
 
 def _say_removed(person: Person, removed: Removed) -> Iterator[str]:

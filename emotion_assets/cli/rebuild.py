@@ -19,11 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emotion_assets.ingest.ledger import ingest
+from emotion_assets.ingest.redating import count_undated_again
 from emotion_assets.storage.exports import MANIFEST, ROWS_PER_BATCH, export_sets
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.store import file_sha256
 from emotion_assets.storage.warehouse.database import Warehouse, insert, row_counts
-from emotion_assets.storage.warehouse.foreign import copy_foreign
+from emotion_assets.storage.warehouse.feedback import fill_identities
+from emotion_assets.storage.warehouse.foreign import copy_foreign, read_old
+from emotion_assets.storage.warehouse.forget import keep_forgotten
+from emotion_assets.storage.warehouse.tables import Forgotten
 
 if TYPE_CHECKING:
     from emotion_assets.storage.workspace import Workspace
@@ -43,6 +47,7 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
         remove_unfinished(warehouse)
         held = _last_counts(warehouse)
         lines = _restore_exports(warehouse, fresh)
+        lines += _keep_forgotten(warehouse, fresh)
         report = ingest(settings.inbox, fresh, settings.feedback, run_id)
         lines.append(
             f"inbox: {len(report.new)} files beyond the export, {report.rows_accepted} rows accepted from them"
@@ -97,6 +102,18 @@ def _restore_exports(warehouse: Warehouse, fresh: Warehouse) -> list[str]:
             restored = sum(row_counts(db).values())
         return [*lines, f"export {folder.name}: {restored} rows restored"]
     return [*lines, f"no complete export below {warehouse.path.parent}: starting from the inbox alone"]
+
+
+def _keep_forgotten(warehouse: Warehouse, fresh: Warehouse) -> list[str]:
+    """Take over from the old database, where it can be read, what was forgotten after the newest complete export."""
+    forgotten = read_old(warehouse.path, Forgotten.table) if warehouse.path.exists() else None
+    if forgotten is None or not forgotten.num_rows:
+        return []
+    with fresh.writing() as db:
+        fill_identities(db)
+        removed = keep_forgotten(db, forgotten)
+        count_undated_again(db, removed.undated_files)
+    return [f"{len(removed.rows)} rows of the export were forgotten after it, and left out"] if removed.any else []
 
 
 def _damage(folder: Path) -> str | None:

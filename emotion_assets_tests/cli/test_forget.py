@@ -292,6 +292,27 @@ def test_a_rebuild_brings_no_row_back(finished: Workspace, damage: str) -> None:
     check_books(finished)
 
 
+@pytest.mark.parametrize("exports", ["older", "gone"])
+def test_a_rebuild_from_a_database_that_can_be_read_keeps_what_no_export_says(
+    finished: Workspace, exports: str
+) -> None:
+    root = exports_folder(finished.warehouse)
+    older = finished.settings.home / "older"
+    shutil.copytree(root, older, symlinks=True)
+    forget_ann(finished)
+    before = state(finished)
+    shutil.rmtree(root)
+    if exports == "older":
+        shutil.copytree(older, root, symlinks=True)
+    said = rebuild(finished)
+    assert ("3 rows of the export were forgotten after it, and left out" in said) == (exports == "older")
+    after = state(finished)
+    for table in ("feedback", "forgotten", "feedback_undated", *(["review_queue"] if exports == "older" else [])):
+        assert after[table] == before[table]
+    assert not [row for row in after["feedback_rejects"] if "ann@" in row["raw_excerpt"] + row["detail"]]
+    check_books(finished)
+
+
 def test_a_database_that_a_rebuild_has_kept_is_named_and_what_it_left_unfinished_removed(finished: Workspace) -> None:
     rebuild(finished)
     unfinished = finished.settings.database.with_name("emotion.duckdb.rebuild")

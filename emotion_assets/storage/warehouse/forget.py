@@ -14,12 +14,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from emotion_assets.storage.warehouse.database import count, insert_rows
 from emotion_assets.storage.warehouse.tables import FeedbackUndated
@@ -111,8 +109,24 @@ def remove_person(db: duckdb.DuckDBPyConnection, person: Person, now: datetime, 
     Args:
         cut_at: characters of an excerpt that does not show its row whole; how many such there are is in the counts.
     """
-    _mark(db, person)
+    theirs, parameters = person.condition
+    matches = "regexp_matches(raw_excerpt, $pattern) OR regexp_matches(detail, $pattern)"
+    excerpts = f"source = coalesce($source, source) AND ({matches})"
+    _mark(db, theirs, excerpts, {**parameters, "source": person.source, "pattern": person.pattern})
     _keep_hashes(db, person, now)
+    cut = count(
+        db,
+        """
+        SELECT count(*) FROM feedback_rejects ANTI JOIN excerpts USING (source_sha256, row_number)
+        JOIN ingested_files ON source_sha256 = file_sha256
+        WHERE length(raw_excerpt) >= $cut_at AND source = coalesce($source, source)
+        """,
+        {"cut_at": cut_at, "source": person.source},
+    )
+    return _remove_marked(db, cut)
+
+
+def _remove_marked(db: duckdb.DuckDBPyConnection, cut: int = 0) -> Removed:
     rows = db.execute("SELECT source, identity, text, source_sha256 FROM going ORDER BY ALL").fetchall()
     query = "SELECT DISTINCT text FROM review_queue SEMI JOIN going USING (feedback_id) WHERE label IS NOT NULL"
     reviewed = db.execute(f"{query} ORDER BY text").fetchall()
@@ -127,16 +141,7 @@ def remove_person(db: duckdb.DuckDBPyConnection, person: Person, now: datetime, 
         table: count(db, f"DELETE FROM {table} WHERE feedback_id IN (SELECT feedback_id FROM going)")
         for table in ("feedback", "scored_feedback", "review_queue")
     }
-    counts["excerpts"] = count(db, "SELECT count(*) FROM excerpts")
-    counts["cut"] = count(
-        db,
-        """
-        SELECT count(*) FROM feedback_rejects ANTI JOIN excerpts USING (source_sha256, row_number)
-        JOIN ingested_files ON source_sha256 = file_sha256
-        WHERE length(raw_excerpt) >= $cut_at AND source = coalesce($source, source)
-        """,
-        {"cut_at": cut_at, "source": person.source},
-    )
+    counts |= {"excerpts": count(db, "SELECT count(*) FROM excerpts"), "cut": cut}
     _move_in_the_books(db)
     db.execute("DROP TABLE going")
     db.execute("DROP TABLE excerpts")
@@ -149,26 +154,26 @@ def remove_person(db: duckdb.DuckDBPyConnection, person: Person, now: datetime, 
     )
 
 
-def _mark(db: duckdb.DuckDBPyConnection, person: Person) -> None:
-    """Make the tables ``going``, rows of feedback, and ``excerpts``, places of rejected rows."""
-    condition, parameters = person.condition
-    db.execute(
+def _mark(db: duckdb.DuckDBPyConnection, rows: str, excerpts: str, parameters: Mapping[str, Any]) -> None:
+    """Make the tables ``going``, rows of feedback in all their versions, and ``excerpts``, places of rejected rows, by
+    the SQL of which they are."""
+
+    def make(statement: str) -> None:
+        db.execute(statement, {name: value for name, value in parameters.items() if f"${name}" in statement})
+
+    make(
         f"""
         CREATE OR REPLACE TEMP TABLE going AS
         SELECT feedback_id, source, identity, text, source_sha256, row_number FROM feedback
-        WHERE (source, identity) IN (SELECT (source, identity) FROM feedback WHERE {condition})
-        """,
-        parameters,
-    )
-    db.execute(
+        WHERE (source, identity) IN (SELECT (source, identity) FROM feedback WHERE {rows})
         """
+    )
+    make(
+        f"""
         CREATE OR REPLACE TEMP TABLE excerpts AS
         SELECT source_sha256, row_number, source
-        FROM feedback_rejects JOIN ingested_files ON source_sha256 = file_sha256
-        WHERE source = coalesce($source, source)
-            AND (regexp_matches(raw_excerpt, $pattern) OR regexp_matches(detail, $pattern))
-        """,
-        {"source": person.source, "pattern": person.pattern},
+        FROM feedback_rejects JOIN ingested_files ON source_sha256 = file_sha256 WHERE {excerpts}
+        """
     )
 
 
@@ -223,17 +228,16 @@ def recount_undated(db: duckdb.DuckDBPyConnection, sha256: str, source: str, for
     db.execute("UPDATE ingested_files SET rows_undated = ? WHERE file_sha256 = ?", [sum(forms.values()), sha256])
 
 
-def holds_forgotten(db: duckdb.DuckDBPyConnection, exported: Path) -> bool:
-    """Whether an exported table of feedback has a row that is forgotten; one without identities counts as having."""
-    if not count(db, "SELECT count(*) FROM forgotten"):
-        return False
-    with pq.ParquetFile(exported) as parquet:
-        if "identity" not in parquet.schema_arrow.names:
-            return True
-        columns = ["source", "identity"]
-        schema = pa.schema([parquet.schema_arrow.field(name) for name in columns])
-        db.register("_exported", pa.RecordBatchReader.from_batches(schema, parquet.iter_batches(columns=columns)))
-        query = f"SELECT count(*) FROM _exported e WHERE {_HELD.format('identity', 'forgotten.source = e.source')}"
-        found = count(db, query)
-        db.unregister("_exported")
-    return bool(found)
+def keep_forgotten(db: duckdb.DuckDBPyConnection, forgotten: pa.Table) -> Removed:
+    """Take over the rows of another database's table ``forgotten``, and remove the rows that are forgotten by them."""
+    db.register("_forgotten", forgotten)
+    db.execute("INSERT INTO forgotten BY NAME FROM _forgotten ANTI JOIN forgotten USING (source, identity_hash)")
+    db.unregister("_forgotten")
+    excerpt = kept_excerpt("'kept'", "source_sha256", "row_number")
+    _mark(
+        db,
+        is_forgotten("feedback.source", "identity", "source_sha256", "row_number"),
+        f"raw_excerpt <> '' AND {excerpt} = ''",
+        {},
+    )
+    return _remove_marked(db)
