@@ -137,3 +137,18 @@ def import_(review: Annotated[Path, typer.Option(help="the .xlsx or .csv file wi
 
     workspace = _workspace()
     typer.echo(import_review(workspace.warehouse, review, workspace.settings.labels))
+
+
+@app.command()
+def forget(
+    source: Annotated[str | None, typer.Option(help="folder of the inbox; default, or with --where all")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="the row's id in its file")] = None,
+    where: Annotated[str | None, typer.Option(help="rows with this attribute, as in email=ann@example.org")] = None,
+) -> None:
+    """Remove a person's rows from database, exports and page for good, and say where they still are."""
+    from emotion_assets.cli.forget import forget as forget_person
+    from emotion_assets.cli.forget import make_person
+
+    person = make_person(source, id_, where)
+    for line in forget_person(_workspace(), person):
+        typer.echo(line)

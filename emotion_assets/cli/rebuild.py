@@ -19,11 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emotion_assets.ingest.ledger import ingest
+from emotion_assets.ingest.redating import count_undated_again
 from emotion_assets.storage.exports import MANIFEST, ROWS_PER_BATCH, export_sets
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.store import file_sha256
 from emotion_assets.storage.warehouse.database import Warehouse, insert, row_counts
-from emotion_assets.storage.warehouse.foreign import copy_foreign
+from emotion_assets.storage.warehouse.feedback import fill_identities
+from emotion_assets.storage.warehouse.foreign import copy_foreign, read_old
+from emotion_assets.storage.warehouse.forget import keep_forgotten
+from emotion_assets.storage.warehouse.tables import Forgotten
 
 if TYPE_CHECKING:
     from emotion_assets.storage.workspace import Workspace
@@ -38,11 +42,12 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
         UserError: another process keeps the database, or the disk is full; the old file stays where it was.
     """
     warehouse, settings = workspace.warehouse, workspace.settings
-    fresh = Warehouse(warehouse.path.with_name(f"{warehouse.path.name}.rebuild"), warehouse.wait_seconds)
+    fresh = _fresh(warehouse)
     with warehouse.exclusively():
-        _remove(fresh)
+        remove_unfinished(warehouse)
         held = _last_counts(warehouse)
         lines = _restore_exports(warehouse, fresh)
+        lines += _keep_forgotten(warehouse, fresh)
         report = ingest(settings.inbox, fresh, settings.feedback, run_id)
         lines.append(
             f"inbox: {len(report.new)} files beyond the export, {report.rows_accepted} rows accepted from them"
@@ -54,7 +59,7 @@ def rebuild(workspace: Workspace, run_id: str = "rebuild") -> list[str]:
         fresh.path.replace(warehouse.path)
         failpoint("rebuild.before_manifest")
         fresh.manifest.replace(warehouse.manifest)
-        _remove(fresh)
+        remove_unfinished(warehouse)
     if kept:
         lines.append(f"the old database is kept as {kept}")
     with warehouse.reading() as db:
@@ -99,6 +104,18 @@ def _restore_exports(warehouse: Warehouse, fresh: Warehouse) -> list[str]:
     return [*lines, f"no complete export below {warehouse.path.parent}: starting from the inbox alone"]
 
 
+def _keep_forgotten(warehouse: Warehouse, fresh: Warehouse) -> list[str]:
+    """Take over from the old database, where it can be read, what was forgotten after the newest complete export."""
+    forgotten = read_old(warehouse.path, Forgotten.table) if warehouse.path.exists() else None
+    if forgotten is None or not forgotten.num_rows:
+        return []
+    with fresh.writing() as db:
+        fill_identities(db)
+        removed = keep_forgotten(db, forgotten)
+        count_undated_again(db, removed.undated_files)
+    return [f"{len(removed.rows)} rows of the export were forgotten after it, and left out"] if removed.any else []
+
+
 def _damage(folder: Path) -> str | None:
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -126,6 +143,18 @@ def _set_aside(warehouse: Warehouse) -> Path | None:
     return kept
 
 
-def _remove(database: Warehouse) -> None:
-    for file in [*database.files, Path(f"{database.path}.lock")]:
+def kept_copies(warehouse: Warehouse) -> list[Path]:
+    """The old databases that rebuilds have kept."""
+    return sorted(warehouse.path.parent.glob(f"{warehouse.path.name}.damaged-*"))
+
+
+def remove_unfinished(warehouse: Warehouse) -> None:
+    """Remove what a rebuild has built beside the database; belongs inside ``Warehouse.exclusively``."""
+    fresh = _fresh(warehouse)
+    for file in [*fresh.files, Path(f"{fresh.path}.lock")]:
         file.unlink(missing_ok=True)
+
+
+def _fresh(warehouse: Warehouse) -> Warehouse:
+    """The database that a rebuild builds beside the old one."""
+    return Warehouse(warehouse.path.with_name(f"{warehouse.path.name}.rebuild"), warehouse.wait_seconds)

@@ -75,6 +75,7 @@ class Reason(StrEnum):
     EMPTY_TEXT = "empty_text", "text without a visible character"
     BAD_ID = "bad_id", "id is neither a string nor a whole number"
     BAD_CREATED_AT = "bad_created_at", "created_at is not an ISO 8601 date or time"
+    FORGOTTEN = "forgotten", "removed by the command forget, and not taken in again"
 
 
 class Quarantine(UserError):  # noqa: N818

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import duckdb
@@ -24,6 +24,7 @@ from emotion_assets.storage.warehouse.feedback import (
     undated_rows,
     undated_values,
 )
+from emotion_assets.storage.warehouse.forget import recount_undated
 
 MOST_VALUES = 1000  # that are looked at for a suggestion
 
@@ -45,6 +46,13 @@ def redate(warehouse: Warehouse, settings: FeedbackSettings) -> int:
         return 0
     with warehouse.writing() as db:
         return sum(_redate_file(db, sha256, source) for sha256, source in waiting)
+
+
+def count_undated_again(db: duckdb.DuckDBPyConnection, files: Iterable[tuple[str, str]]) -> None:
+    """Count the rows without a readable time anew in files, given by sha256 and source, that have lost rows."""
+    for sha256, source in files:
+        forms = Counter(form_of(json.loads(attributes)["created_at"]) for _, attributes in undated_rows(db, sha256))
+        recount_undated(db, sha256, source, forms)
 
 
 def undated_by_form(db: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

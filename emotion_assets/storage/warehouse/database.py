@@ -195,6 +195,34 @@ class Warehouse:
         except NewerDatabaseError as error:
             raise WarehouseError(f"{self.path}: {error}") from None
 
+    def rewrite(self) -> None:
+        """Write the file anew, with all that is in it: DuckDB leaves what was deleted in the file's free space.
+
+        The new file is made beside the old one and takes its place in one rename.
+
+        Raises:
+            BusyError, WarehouseError, DamagedDatabaseError: as for ``writing``; the old file stays.
+        """
+        draft = Path(f"{self.path}.rewritten")
+        with self.exclusively(), self._clear_errors():
+            db, counts = self._open_checked(read_only=False)
+            db.execute("CHECKPOINT")
+            db.close()
+            try:
+                for leftover in (draft, Path(f"{draft}.wal")):
+                    leftover.unlink(missing_ok=True)
+                with duckdb.connect(config=CONFIG) as db:
+                    before, after = (str(path).replace("'", "''") for path in (self.path, draft))
+                    db.execute(f"ATTACH '{before}' AS file_of_before (READ_ONLY)")
+                    db.execute(f'ATTACH \'{after}\' AS "{self.path.stem}"; USE "{self.path.stem}"')
+                    db.execute(f'COPY FROM DATABASE file_of_before TO "{self.path.stem}"')
+                    assert row_counts(db) == counts, "a copy has every row"
+                    db.execute("CHECKPOINT")
+                failpoint("warehouse.before_rewritten")
+                draft.replace(self.path)
+            finally:
+                draft.unlink(missing_ok=True)
+
     @property
     def files(self) -> list[Path]:
         """What makes up the database on disk, the lock left out."""

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
+from emotion_assets.storage.warehouse.forget import is_forgotten, kept_excerpt
 from emotion_assets.storage.warehouse.tables import FeedbackUndated, IngestedFile
 
 STAGED = pa.schema(
@@ -162,10 +163,7 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
                 coalesce(list_contains(texts, given.text), false)
                     OR row_number() OVER (PARTITION BY given.identity, given.text ORDER BY row_number) > 1 AS known,
                 row_number IN (SELECT row_number FROM mine) AS kept,
-                EXISTS (
-                    FROM forgotten f
-                    WHERE f.source = $source AND f.identity_hash = sha256(f.salt || given.identity)
-                ) AS is_forgotten
+                {is_forgotten("$source", "given.identity", "$sha", "row_number")} AS is_forgotten
             FROM given LEFT JOIN versions USING (identity)
         )
         SELECT * EXCLUDE (last, known, kept, is_forgotten),
@@ -201,9 +199,10 @@ def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
     )
     db.execute("DELETE FROM feedback_rejects WHERE source_sha256 = ?", [file.sha256])
     db.execute(
-        """
+        f"""
         INSERT INTO feedback_rejects BY NAME
-        SELECT $sha AS source_sha256, row_number, reason_code, detail, raw_excerpt
+        SELECT $sha AS source_sha256, row_number, reason_code, detail,
+            {kept_excerpt("raw_excerpt", "$sha", "row_number")} AS raw_excerpt
         FROM (
             SELECT row_number, reason_code, detail, raw_excerpt FROM staged WHERE reason_code IS NOT NULL
             UNION ALL

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.warehouse.database import CONFIG
@@ -60,6 +61,17 @@ def copy_foreign(old: Path, new: Path) -> list[str]:
             first = str(error).splitlines()[0]
             lines.append(f"{shown}: a {kind} of your own that cannot be taken over ({first})")
     return lines
+
+
+def read_old(old: Path, table: str) -> pa.Table | None:
+    """A table of ours in the database ``old``; None where it cannot be read or has none."""
+    literal = str(old).replace("'", "''")
+    try:
+        with duckdb.connect(config=CONFIG) as db:
+            db.execute(f"ATTACH '{literal}' AS {_quoted(OLD)} (READ_ONLY)")
+            return db.sql(f"FROM {_quoted(OLD)}.main.{_quoted(table)}").to_arrow_table()
+    except duckdb.Error:
+        return None
 
 
 def _copy_table(old: Path, new: Path, schema: str, name: str, statement: str) -> str:

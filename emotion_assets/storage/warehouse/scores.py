@@ -157,6 +157,8 @@ def waiting_texts(
 def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Table) -> int:
     """Append the scores that are not there yet, and queue their rows for review; how many scores were new.
 
+    Rows that were forgotten while they were scored are left out.
+
     ``scores`` has the columns of ``scored_feedback``; ``queue`` those of ``review_queue`` that are known before review.
     """
     db.register("_scores", scores)
@@ -164,7 +166,8 @@ def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Tabl
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE fresh AS
-        SELECT _scores.* FROM _scores ANTI JOIN scored_feedback USING (feedback_id, model_version)
+        SELECT _scores.* FROM _scores SEMI JOIN feedback USING (feedback_id)
+        ANTI JOIN scored_feedback USING (feedback_id, model_version)
         """
     )
     db.execute("INSERT INTO scored_feedback BY NAME SELECT * FROM fresh")

@@ -245,7 +245,7 @@ class Forgotten(Row):
 
     source: Annotated[str, "source that it was of"]
     salt: Annotated[str, "random, the same for every row"]
-    identity_hash: Annotated[str, "sha256 of salt and identity"]
+    identity_hash: Annotated[str, "sha256 of salt and identity, or of salt and the row's place in its file"]
     forgotten_at: Annotated[datetime, "when it was removed"]
 
 
