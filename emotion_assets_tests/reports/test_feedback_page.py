@@ -67,8 +67,8 @@ def test_the_page_shows_each_of_its_parts(workspace: Workspace) -> None:
 
 def test_reviewed_rows_appear_as_live_accuracy(workspace: Workspace, tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
-    export_review(workspace.warehouse, path)
-    with path.open(encoding="utf-8", newline="") as file:
+    export_review(workspace.warehouse, path, LABELS)
+    with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(csv.DictReader(file))
     for line in lines:
         line |= {"label": line["emotion"], "reviewer": "Anna"}
