@@ -1,9 +1,9 @@
 """Find out a text file's encoding from its bytes.
 
 A byte order mark declares it. Without one a file is UTF-8 if it can be and has characters beyond ASCII, else in the
-encoding that the settings name; ASCII alone is never UTF-16, which has a NUL byte in each of ASCII's characters, and
-``utf-16`` without a mark is what Windows writes, the little end first. Every byte is looked at before a row is read, so that a file is read whole or not at
-all.
+encoding that the settings name. ASCII alone is never UTF-16, in which each of its characters has a NUL byte; and
+``utf-16`` without a mark is what Windows writes, the little end first. Every byte is looked at before a row is read,
+so that a file is read whole or not at all.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Read by calamine (https://github.com/tafia/calamine) in a process of its own, wh
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any, BinaryIO
 
@@ -85,7 +85,7 @@ def _header(rows: Iterator[tuple[int, list[Any]]], columns: Columns) -> list[str
     raise Quarantine(Reason.MISSING_TEXT_COLUMN, columns.describe_missing(max(above, key=_filled)))
 
 
-def _filled(names: list[str]) -> int:
+def _filled(names: Sequence[str]) -> int:
     return sum(name != "" for name in names)
 
 

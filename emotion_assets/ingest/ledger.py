@@ -166,17 +166,8 @@ def _batches(rows: Iterator[Accepted | Rejected]) -> Iterator[pa.RecordBatch]:
     characters = 0
     for row in rows:
         if isinstance(row, Rejected):
-            values: tuple[object, ...] = (
-                row.row_number,
-                str(row.reason_code),
-                row.detail,
-                row.raw_excerpt,
-                None,
-                None,
-                None,
-                None,
-                None,
-            )
+            what = (row.row_number, str(row.reason_code), row.detail, row.raw_excerpt)
+            values: tuple[object, ...] = (*what, None, None, None, None, None)
         else:
             attributes = _encode(row.attributes) if row.attributes else "{}"
             values = (row.row_number, None, None, None, row.id, row.text, row.created_at, attributes, row.undated)

@@ -73,6 +73,8 @@ def read_moment(value: Any, formats: Sequence[str] = (), zone: tzinfo = UTC) -> 
                 return _in_utc(datetime.fromisoformat(value), zone)
             except ValueError:
                 pass
+        if type(value) is int and formats and formats[0] in UNITS:
+            return EPOCH + timedelta(microseconds=value * (1_000_000 // UNITS[formats[0]]))
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise UnreadableMoment(value)
         text = " ".join(str(value).split())
@@ -188,4 +190,6 @@ def _offset(zone: str) -> tzinfo:
 
 
 def _in_utc(moment: datetime, zone: tzinfo) -> datetime:
+    if moment.tzinfo is UTC:
+        return moment
     return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
