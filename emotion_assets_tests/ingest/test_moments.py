@@ -141,6 +141,8 @@ def test_what_is_ambiguous_or_no_time_is_not_read(value: Any) -> None:
         ("02/11/2026", ("%Y", "%d/%m/%Y"), DAY),
         ("2026-11-02 10:00:00 UTC", ("%d/%m/%Y",), TEN),
         ("20261102", ("%Y%m%d",), DAY),
+        ("2.11.2026 10:00:00", ("%d.%m.%Y %H:%M:%S",), TEN),
+        ("2 11  2026", ("%d %m %Y",), DAY),
         (SECONDS * 1000, ("epoch_ms",), TEN),
         (str(SECONDS * 1000), ("epoch_ms",), TEN),
         (0, ("epoch_s",), datetime(1970, 1, 1, tzinfo=UTC)),
