@@ -86,6 +86,8 @@ def read_moment(value: Any, formats: Sequence[str] = (), zone: tzinfo = UTC) -> 
                 pass
         if formats and formats[0] in UNITS and (type(value) is int or (type(value) is str and value.isdecimal())):
             return EPOCH + timedelta(microseconds=int(value) * (1_000_000 // UNITS[formats[0]]))
+        if formats and isinstance(value, str) and (moment := _by_numbers(value, formats[0])):
+            return _in_utc(moment, zone)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise UnreadableMoment(value)
         text = " ".join(str(value).split())
@@ -136,13 +138,17 @@ def _stated(text: str, formats: Sequence[str]) -> datetime | None:
             if pattern in UNITS:
                 if _DIGITS.fullmatch(text):
                     return EPOCH + timedelta(seconds=float(text) / UNITS[pattern])
-            elif (numbers := _numbers_of(pattern)) and (found := numbers.fullmatch(text)):
-                return datetime(**{part: int(digits) for part, digits in found.groupdict().items()})
             else:
-                return datetime.strptime(text, pattern)
+                return _by_numbers(text, pattern) or datetime.strptime(text, pattern)
         except ValueError:
             continue
     return None
+
+
+def _by_numbers(text: str, pattern: str) -> datetime | None:
+    numbers = _numbers_of(pattern)
+    found = numbers.fullmatch(text) if numbers else None
+    return datetime(**{part: int(digits) for part, digits in found.groupdict().items()}) if found else None
 
 
 @cache
@@ -213,6 +219,6 @@ def _offset(zone: str) -> tzinfo:
 
 
 def _in_utc(moment: datetime, zone: tzinfo) -> datetime:
-    if moment.tzinfo is UTC:
-        return moment
-    return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
