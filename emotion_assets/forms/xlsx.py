@@ -6,6 +6,7 @@ Read by calamine (https://github.com/tafia/calamine) in a process of its own, wh
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
@@ -59,6 +60,10 @@ def xlsx_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns) -
         raise Quarantine(Reason.UNKNOWN_FORM, "a workbook with a password; save it without one") from None
     except CalamineError as error:
         raise Quarantine(Reason.DAMAGED, f"no readable workbook ({str(error)[:120]}); save it again") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what Rust gives up with; no module exports it
+            raise
+        raise Quarantine(Reason.DAMAGED, "the library that reads workbooks gives up on it; save it again") from None
     named = check_columns(_header(rows, columns), reading.max_columns, columns)
     for number, cells in rows:
         if any(cell != "" for cell in cells):
@@ -124,7 +129,7 @@ def _check_zip(stream: BinaryIO, max_unpacked_bytes: int) -> None:
     try:
         with zipfile.ZipFile(stream) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, struct.error, ValueError, OSError):
         raise Quarantine(Reason.DAMAGED, "a zip file that is damaged or cut off; deliver it again") from None
     names = {part.filename for part in parts}
     if WORKBOOK not in names:
