@@ -148,7 +148,11 @@ def _stated(text: str, formats: Sequence[str]) -> datetime | None:
 def _by_numbers(text: str, pattern: str) -> datetime | None:
     numbers = _numbers_of(pattern)
     found = numbers.fullmatch(text) if numbers else None
-    return datetime(**{part: int(digits) for part, digits in found.groupdict().items()}) if found else None
+    if not found:
+        return None
+    parts = {part: int(digits) for part, digits in found.groupdict().items()}
+    time = parts.get("hour", 0), parts.get("minute", 0), parts.get("second", 0)
+    return datetime(parts["year"], parts["month"], parts["day"], *time)
 
 
 @cache

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -169,17 +171,24 @@ def drop_shop(workspace: Workspace, texts: Sequence[str]) -> None:
     shop = workspace.settings.inbox / "shop"
     shop.mkdir(parents=True, exist_ok=True)
     lines = [f"c-{i};{text};{i % 28 + 1:02d}-11-2026 10.30\n" for i, text in enumerate(texts[:30])]
-    (shop / "a_orders.csv.gz").write_bytes(gzip.compress("".join(["id;text;created_at\n", *lines]).encode()))
-    book = openpyxl.Workbook()
-    for row in [["Survey"], ["Text", "Stars"], *([text, i % 5] for i, text in enumerate(texts[20:50])), [None, 3]]:
-        book.active.append(row)
-    book.save(shop / "b_survey.xlsx")
+    (shop / "a_orders.csv.gz").write_bytes(gzip.compress("".join(["id;text;created_at\n", *lines]).encode(), mtime=0))
+    (shop / "b_survey.xlsx").write_bytes(_survey(tuple(texts[20:50])))
     grown = [{"text": text, "tags": ["app", i]} for i, text in enumerate([*texts[40:60], *texts[40:45]])]
     (shop / "c_app.json").write_text(json.dumps([*grown, {"tags": []}], indent=1), encoding="utf-8")
     (shop / "d_app.json").write_text(json.dumps([*grown, {"text": texts[60]}]), encoding="utf-8")
     wide = "".join(["id\tTEXT\n", *(f"w-{i}\t{text}\n" for i, text in enumerate(texts[55:75]))])
     (shop / "e_play.csv").write_bytes(b"\xff\xfe" + wide.encode("utf-16-le"))
     (shop / "f_ansi.csv").write_bytes("text;stars\nd\u00e9\u00e7u, very sad;1\nso happy;5\nshort\n".encode("cp1252"))
+
+
+@cache
+def _survey(texts: tuple[str, ...]) -> bytes:
+    """A workbook; made once, since it holds the time at which it was made."""
+    book, buffer = openpyxl.Workbook(), io.BytesIO()
+    for row in [["Survey"], ["Text", "Stars"], *([text, i % 5] for i, text in enumerate(texts)), [None, 3]]:
+        book.active.append(row)
+    book.save(buffer)
+    return buffer.getvalue()
 
 
 def sample_texts() -> list[str]:
