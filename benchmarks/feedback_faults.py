@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from emotion_assets_tests.worlds import faults
@@ -88,11 +89,13 @@ def main() -> None:
         _full_disk(tally, root)
         home = fresh()
         before = faults.inbox_print(home)
-        for path in [*(home / "inbox").iterdir(), home / "inbox"]:
+        for path in [*(home / "inbox").rglob("*"), home / "inbox"]:
             path.chmod(0o555)
         tally.judge("read-only inbox", "", home, faults.run(home))
         assert faults.inbox_print(home) == before, "the inbox was changed"
-        (home / "inbox").chmod(0o755)
+        for path in (home / "inbox", home / "inbox" / "shop"):
+            path.chmod(0o755)
+        _read_again(tally, root, fresh, rng, arguments.kills)
         for what, hurt in faults.damage(fresh("finished"), rng, cuts=[0, 0.0001, 0.5, 0.999999], flips=24):
             first = faults.run(hurt)
             if first.code == REFUSED and "doctor --rebuild" in first.error:
@@ -113,6 +116,26 @@ def main() -> None:
         sys.exit(bool(tally.failures))
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _read_again(tally: Tally, root: Path, fresh: Callable[[str], Path], rng: random.Random, kills: int) -> None:
+    """Kill runs that read again what was refused, after the settings of its source changed."""
+    undisturbed = faults.copy_home(root / "finished", root / "read_again")
+    ended = faults.run(undisturbed, sources=world.SHOP_READ)
+    assert ended.code == 0, ended.error
+    again = Tally(world.state(faults.workspace_at(undisturbed)))
+    kind = "killed while reading again"
+    for failpoint in faults.READ_AGAIN:
+        home = fresh("finished")
+        assert faults.run(home, failpoint, sources=world.SHOP_READ).code == KILLED, f"{failpoint} was not reached"
+        again.judge(kind, failpoint, home, faults.run(home, sources=world.SHOP_READ))
+    for _ in range(kills // 5):
+        home, moment = fresh("finished"), rng.uniform(0.02, ended.seconds)
+        faults.kill_after(faults.start(home, sources=world.SHOP_READ), moment)
+        again.judge(kind, f"after {moment:.3f} s", home, faults.run(home, sources=world.SHOP_READ))
+    tally.tried += again.tried
+    tally.survived += again.survived
+    tally.failures += again.failures
 
 
 def _full_disk(tally: Tally, root: Path) -> None:

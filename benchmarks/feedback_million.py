@@ -2,9 +2,10 @@
 
     python -m benchmarks.feedback_million [--rows 1000000] [--home FOLDER]
 
-Prints, for each tenth of the rows, CPU time per row and the peak of resident memory (Linux: /proc), then the same for
-a second run over the same files, which must add nothing. A third of the rows repeat a text, one in fifty repeats a row.
-Times are CPU seconds of this process and its threads, so that other work on the machine does not show.
+Half of the files come from a source whose columns and times are mapped. Prints, for each tenth of the rows, CPU time
+per row and the peak of resident memory (Linux: /proc), then the same for a second run over the same files, which must
+add nothing. A third of the rows repeat a text, one in fifty repeats a row. Times are CPU seconds of this process and
+its threads, so that other work on the machine does not show.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,12 @@ from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds.feedback import make_workspace, sample_texts
 
 FILES = 40
+SOURCES = {
+    "shop": {
+        "columns": {"id": "Review Link", "text": "Review Text", "created_at": "Submitted"},
+        "created_at_format": "%d-%m-%Y %H.%M",
+    }
+}
 
 
 @dataclass
@@ -95,15 +103,27 @@ def rows_of(number: int, rows: int, texts: list[str]) -> Iterator[dict[str, Any]
         }
 
 
+def vendors_rows(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same rows as a vendor's tool would name and date them."""
+    for row in rows:
+        moment = datetime.fromisoformat(row.pop("created_at")).strftime("%d-%m-%Y %H.%M")
+        yield {"Review Link": row.pop("id"), "Review Text": row.pop("text"), "Submitted": moment, **row}
+
+
 def write_files(inbox: Path, rows: int, texts: list[str]) -> None:
-    inbox.mkdir(parents=True, exist_ok=True)
+    """Half of the files are the source ``default``, half the mapped source ``shop``; both have every form."""
+    (inbox / "shop").mkdir(parents=True, exist_ok=True)
     for number in range(FILES):
-        stem = inbox / f"feedback_{number:02d}"
         made = rows_of(number, rows // FILES, texts)
+        stem = inbox / f"feedback_{number:02d}"
+        if number % 8 >= 4:
+            made, stem = vendors_rows(made), inbox / "shop" / stem.name
         if number % 4 in (0, 3):
             with stem.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, ["id", "text", "created_at", "country", "channel"])
+                first = next(made)
+                writer = csv.DictWriter(file, list(first))
                 writer.writeheader()
+                writer.writerow(first)
                 writer.writerows(made)
         elif number % 4 == 1:
             with stem.with_suffix(".jsonl").open("w", encoding="utf-8") as file:
@@ -155,7 +175,9 @@ def main() -> None:
     arguments = parser.parse_args()
     home = arguments.home or Path(tempfile.mkdtemp(prefix="feedback_million_"))
     try:
-        workspace = make_workspace(home / "home", train_rows=2000, target_accuracy=0.99, audit_share=0.01)
+        workspace = make_workspace(
+            home / "home", train_rows=2000, target_accuracy=0.99, audit_share=0.01, sources=SOURCES
+        )
         started = time.perf_counter()
         write_files(workspace.settings.inbox, arguments.rows, sample_texts())
         print(f"{arguments.rows:,} rows generated in {FILES} files in {time.perf_counter() - started:.0f} s")

@@ -26,6 +26,7 @@ from emotion_assets.settings.feedback import ReadingSettings
 
 DELIMITERS = (",", ";", "\t", "|")
 _MAX_RECORD_LINES = 10_000
+_NOTHING = b",;|\t\r "
 
 
 class Csv(Form):
@@ -47,15 +48,16 @@ class Csv(Form):
         first = first_filled(lines)
         if (declared := declared_delimiter(first.content)) is not None:
             reading, first = reading.model_copy(update={"delimiter": declared}), first_filled(lines)
+        while not first.content.strip(_NOTHING):  # a spreadsheet's empty rows
+            first = first_filled(lines)
         header = read_header(first, reading, columns)
         yield from csv_records(lines, header, reading)
 
 
 def declared_delimiter(line: bytes) -> str | None:
     """The delimiter that Excel's own first line declares, as in ``sep=;``."""
-    found = re.fullmatch(rb'"?sep=(.)"?\s*', line.strip(b"\r"), re.IGNORECASE)
-    delimiter = found.group(1).decode("ascii", "replace") if found else None
-    return delimiter if delimiter in DELIMITERS else None
+    found = re.fullmatch(rb'"?sep=([!#-&*-/:;<->@\[-`{-~\t])"?\1*"?\s*', line.rstrip(b"\r\n"), re.IGNORECASE)
+    return found.group(1).decode() if found else None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Find out a text file's encoding from its bytes.
 
 A byte order mark declares it. Without one a file is UTF-8 if it can be and has characters beyond ASCII, else in the
-encoding that the settings name. Every byte is looked at before a row is read, so that a file is read whole or not at
-all.
+encoding that the settings name. ASCII alone is never UTF-16, in which each of its characters has a NUL byte; and
+``utf-16`` without a mark is what Windows writes, the little end first. Every byte is looked at before a row is read,
+so that a file is read whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import BinaryIO
 from emotion_assets.forms.problems import Quarantine, Reason
 
 _CHUNK_BYTES = 1 << 17
+_HEAD_BYTES = 4096
 _MARKS = (  # the longer first: UTF-32's begins as UTF-16's
     (b"\xef\xbb\xbf", "utf-8"),
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -20,11 +22,17 @@ _MARKS = (  # the longer first: UTF-32's begins as UTF-16's
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
 )
+_WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le", "utf-8-sig": "utf-8"}
 
 
 def marked_encoding(head: bytes) -> str | None:
     """The encoding that a byte order mark at the beginning declares, if there is one."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
+
+
+def is_wide(encoding: str) -> bool:
+    """Whether every character takes two bytes or more."""
+    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
 
 
 def find_encoding(stream: BinaryIO, configured: str, settings: str) -> str:
@@ -38,12 +46,13 @@ def find_encoding(stream: BinaryIO, configured: str, settings: str) -> str:
         Quarantine: some of its bytes are not in it; the line says which, and the key to set.
     """
     stream.seek(0)
-    head = stream.read(4)
+    head = stream.read(_HEAD_BYTES)
     encoding = marked_encoding(head)
-    wanted = encoding or codecs.lookup(configured).name
+    wanted = encoding or _WITHOUT_MARK.get(configured_name := codecs.lookup(configured).name, configured_name)
     if encoding is None:
         ascii_only, bad_line = _decodes(stream, "utf-8")
-        if bad_line is None and (wanted == "utf-8" or not ascii_only):
+        narrow = is_wide(wanted) and b"\0" not in head
+        if bad_line is None and (wanted == "utf-8" or narrow or not ascii_only):
             stream.seek(0)
             return "utf-8"
     else:

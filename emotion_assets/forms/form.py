@@ -75,7 +75,7 @@ class Columns:
             if place in places:
                 renamed.append(places[place])
                 continue
-            name = name.strip() or f"column_{place + 1}"
+            name = _trimmed(name) or f"column_{place + 1}"
             free = name if name not in wanted else f"{name}_2"
             free = next(c for c in (free, *(f"{name}_{n}" for n in range(2, len(names) + 3))) if c not in taken)
             taken.add(free)
@@ -111,7 +111,12 @@ def likeliest_texts(names: Sequence[str]) -> list[str]:
 
 
 def _fold(name: str) -> str:
-    return name.strip().casefold()
+    return _trimmed(name).casefold()
+
+
+def _trimmed(name: str) -> str:
+    """A name without the blanks around it, and without a byte order mark that joined files have within."""
+    return name.strip().strip("\ufeff").strip()
 
 
 class Form(ABC):

@@ -1,4 +1,4 @@
-"""One JSON list of objects, pretty-printed or not, read object by object in bounded memory.
+"""JSON lists of objects, pretty-printed or not, or such objects one after the other, read in bounded memory.
 
 Python's own decoder reads each object, so that what is JSON, and what of NaN and keys given twice becomes, is the same
 as in JSON Lines; ijson would refuse a list with a NaN in it, which ``json.dump`` writes. JSON Lines under this name
@@ -23,12 +23,12 @@ _LONGEST_OBJECT = 16  # times max_row_bytes: a longer one is not looked for the 
 
 
 class JsonList(Form):
-    """One JSON list of objects, or one object on each line."""
+    """A JSON list of objects, objects over several lines, or one object on each line."""
 
     suffixes = (".json",)
 
     def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:
-        return first_line.strip()[:1] == b"[" or (first_line.strip() == b"{" and suffix in self.suffixes)
+        return first_line.strip()[:1] == b"[" or first_line.strip() == b"{"  # no whole object ends on such a line
 
     def records(self, stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
         first = first_filled(numbered_lines(stream, reading.encoding, reading.max_row_bytes)).content.strip()
@@ -62,14 +62,24 @@ class _Objects:
         self._text, self._at, self._lines, self._ended = "", 0, 1, False
 
     def __iter__(self) -> Iterator[tuple[Any, str] | RowProblem]:
-        if self._next_character() != "[":
-            raise self._problem("holds no list; give a list of objects, or one object on each line")
-        self._at += 1
+        while start := self._next_character():  # lists one after the other are the pages of one export
+            if start == "[":
+                self._at += 1
+                yield from self._list()
+            elif start == "{":
+                yield self._object()
+            else:
+                raise self._problem("not JSON (neither a list nor an object begins here); give a list of objects")
+
+    def _list(self) -> Iterator[tuple[Any, str] | RowProblem]:
         if self._next_character() == "]":
+            self._at += 1
             return
         while True:
             yield self._object()
             separator = self._next_character()
+            if not separator:
+                raise self._problem("the list has no end: cut off; deliver it again")
             self._at += 1
             if separator == "]":
                 return

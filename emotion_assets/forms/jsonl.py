@@ -37,7 +37,7 @@ class JsonLines(Form):
 
     def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:
         start = first_line.strip()
-        return start.startswith(b"{") and start != b"{" if suffix not in self.suffixes else not start.startswith(b"[")
+        return start.startswith(b"{") or (suffix in self.suffixes and not start.startswith(b"["))
 
     def records(self, stream: BinaryIO, reading: ReadingSettings, columns: Columns) -> Iterator[Record | Rejected]:
         lines = numbered_lines(stream, reading.encoding, reading.max_row_bytes)

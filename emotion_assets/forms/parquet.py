@@ -36,6 +36,7 @@ MAGIC = b"PAR1"
 HUGGING_FACE = "huggingface"
 """The key of a schema's metadata under which ``datasets`` says what the columns are."""
 _LEAST_ROW_BYTES = 16  # what a row counts for against max_unpacked_bytes, however little it takes in the file
+_TYPED: dict[str, Any] = {"id": (int, float), "moment": (date, int, float), "label": object}
 _NOT_FINITE = RowProblem(Reason.NOT_A_NUMBER)
 _FLAT = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal, pt.is_temporal, pt.is_null)
 
@@ -231,7 +232,9 @@ def _record(number: int, values: dict[str, Any], reading: ReadingSettings, colum
             elif isinstance(value, str):
                 if "\0" in value:
                     check_characters(value)
-            elif role not in ("id", "moment", "label") or (role != "label" and isinstance(value, (list, dict, bytes))):
+            elif isinstance(value, Decimal) and role in ("id", "moment"):
+                values[name] = int(value) if value == value.to_integral_value() else str(value)
+            elif role not in _TYPED or not isinstance(value, _TYPED[role]):
                 values[name] = _as_json(value, reading.max_field_bytes)
         if sum(len(value) for value in values.values() if isinstance(value, str)) > reading.max_row_bytes:
             raise RowProblem(Reason.ROW_TOO_LONG, f"longer than max_row_bytes {reading.max_row_bytes}")
@@ -245,13 +248,21 @@ def _as_json(value: Any, max_bytes: int) -> Any:
     """Dates, times and decimals as text, lists and structs as JSON text: attributes are JSON. Bytes are null, and so is
     JSON text longer than ``max_bytes``."""
     if isinstance(value, (list, dict)):
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = json.dumps(_without_nan(value), ensure_ascii=False, default=str)
         return text if len(text.encode("utf-8", "replace")) <= max_bytes else None
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, bytes):
         return None
     return str(value) if isinstance(value, (Decimal, timedelta)) else value
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _corrupt(error: Exception) -> Quarantine:

@@ -18,7 +18,7 @@ from functools import cache
 from typing import BinaryIO
 
 from emotion_assets import forms
-from emotion_assets.forms.encoding import find_encoding, marked_encoding
+from emotion_assets.forms.encoding import find_encoding, is_wide, marked_encoding
 from emotion_assets.forms.form import Columns, Form, Record
 from emotion_assets.forms.lines import first_filled, numbered_lines
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected
@@ -28,13 +28,17 @@ GZIP, GZIP_MAGIC = ".gz", b"\x1f\x8b"
 _HEAD_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
 _NOT_READ = (
+    (GZIP_MAGIC, "compressed twice with gzip; compress it once"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"BZh", "compressed with bzip2; compress it with gzip, or not at all"),
     (b"\xfd7zXZ\x00", "compressed with xz; compress it with gzip, or not at all"),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard; compress it with gzip, or not at all"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (b"Rar!", "a RAR archive; unpack it"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (.xls, .doc); save it as .xlsx or .csv"),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "an old Office file (.xls, .doc), or one with a password; save it as .xlsx without a password, or as .csv",
+    ),
     (b"%PDF", "a PDF; export the table as .csv or .xlsx"),
     (b"SQLite format 3", "an SQLite database; export the table as .csv or .parquet"),
     (b"ARROW1", "an Arrow (Feather) file; write it as .parquet"),
@@ -130,8 +134,7 @@ def _refuse_what_is_not_read(head: bytes, encoding: str, settings: str) -> None:
             raise Quarantine(Reason.UNKNOWN_FORM, f"{what} (whatever its name)")
     if head[257:262] == b"ustar":
         raise Quarantine(Reason.UNKNOWN_FORM, "a tar archive, whatever its name; unpack it")
-    wide = encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32", "utf16", "utf32"))
-    if marked_encoding(head) is None and not wide and head.count(0) * 4 > len(head):
+    if marked_encoding(head) is None and not is_wide(encoding) and head.count(0) * 4 > len(head):
         raise Quarantine(
             Reason.WRONG_ENCODING,
             f"looks like UTF-16 without a byte order mark, or like binary data; set {settings}.encoding "

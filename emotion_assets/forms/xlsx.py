@@ -1,12 +1,14 @@
-"""Excel workbooks (.xlsx): the first sheet, its first row that is not empty being the header.
+"""Excel workbooks (.xlsx): the first sheet that is no chart.
 
+Its header is the first row that is not empty; a title above it, of fewer cells, is passed over.
 Read by calamine (https://github.com/tafia/calamine) in a process of its own, whose memory is limited.
 """
 
 from __future__ import annotations
 
+import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any, BinaryIO
 
@@ -25,6 +27,7 @@ from emotion_assets.forms.problems import (
 from emotion_assets.settings.feedback import ReadingSettings
 
 WORKBOOK = "xl/workbook.xml"
+_MOST_TITLES = 20  # rows that are looked at for the header
 
 
 class Xlsx(Form):
@@ -44,29 +47,51 @@ def xlsx_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns) -
         Quarantine: it is no workbook, damaged, unpacks to too much, or its header lacks the columns required.
     """
     _check_zip(stream, reading.max_unpacked_bytes)
-    from python_calamine import CalamineError, CalamineWorkbook, PasswordError
+    from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum
 
     try:
         stream.seek(0)
-        sheet = CalamineWorkbook.from_filelike(stream).get_sheet_by_index(0)
+        book = CalamineWorkbook.from_filelike(stream)
+        tables = [place for place, about in enumerate(book.sheets_metadata) if about.typ == SheetTypeEnum.WorkSheet]
+        sheet = book.get_sheet_by_index(tables[0] if tables else 0)  # charts have sheets of their own
         first = sheet.start[0] + 1 if sheet.start else 1
         rows = enumerate(sheet.iter_rows(), first)
     except PasswordError:
         raise Quarantine(Reason.UNKNOWN_FORM, "a workbook with a password; save it without one") from None
     except CalamineError as error:
         raise Quarantine(Reason.DAMAGED, f"no readable workbook ({str(error)[:120]}); save it again") from None
-    header = next((cells for _, cells in rows if any(cell != "" for cell in cells)), None)
-    if header is None:
-        raise Quarantine(Reason.EMPTY_FILE, "the first sheet is empty; put the rows there")
-    names = [_text(cell) for cell in header]
-    while names and not names[-1]:
-        names.pop()
-    if not columns.present_in(columns.rename(names)):
-        raise Quarantine(Reason.MISSING_TEXT_COLUMN, columns.describe_missing(names))
-    named = check_columns(names, reading.max_columns, columns)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what Rust gives up with; no module exports it
+            raise
+        raise Quarantine(Reason.DAMAGED, "the library that reads workbooks gives up on it; save it again") from None
+    named = check_columns(_header(rows, columns), reading.max_columns, columns)
     for number, cells in rows:
         if any(cell != "" for cell in cells):
             yield _row(number, dict(zip(named, cells, strict=False)), reading, columns)
+
+
+def _header(rows: Iterator[tuple[int, list[Any]]], columns: Columns) -> list[str]:
+    """The names of the columns; those rows before that are a title are taken off ``rows`` too."""
+    names: list[str] = []
+    above: list[list[str]] = []
+    for _, cells in rows:
+        names = [_text(cell) for cell in cells]
+        while names and not names[-1]:
+            names.pop()
+        if not names:
+            continue
+        if columns.present_in(columns.rename(names)) and _filled(names) > max(map(_filled, above), default=0):
+            return names
+        above.append(names)
+        if len(above) == _MOST_TITLES:
+            break
+    if not above:
+        raise Quarantine(Reason.EMPTY_FILE, "the first sheet is empty; put the rows there")
+    raise Quarantine(Reason.MISSING_TEXT_COLUMN, columns.describe_missing(max(above, key=_filled)))
+
+
+def _filled(names: Sequence[str]) -> int:
+    return sum(name != "" for name in names)
 
 
 def _row(number: int, values: dict[str, Any], reading: ReadingSettings, columns: Columns) -> Record | Rejected:
@@ -104,7 +129,7 @@ def _check_zip(stream: BinaryIO, max_unpacked_bytes: int) -> None:
     try:
         with zipfile.ZipFile(stream) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, struct.error, ValueError, OSError):
         raise Quarantine(Reason.DAMAGED, "a zip file that is damaged or cut off; deliver it again") from None
     names = {part.filename for part in parts}
     if WORKBOOK not in names:

@@ -42,6 +42,7 @@ from emotion_assets.storage.warehouse.feedback import (
 )
 
 STAGE_ROWS, STAGE_CHARACTERS = 10_000, 8_000_000
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -165,19 +166,10 @@ def _batches(rows: Iterator[Accepted | Rejected]) -> Iterator[pa.RecordBatch]:
     characters = 0
     for row in rows:
         if isinstance(row, Rejected):
-            values: tuple[object, ...] = (
-                row.row_number,
-                str(row.reason_code),
-                row.detail,
-                row.raw_excerpt,
-                None,
-                None,
-                None,
-                None,
-                None,
-            )
+            what = (row.row_number, str(row.reason_code), row.detail, row.raw_excerpt)
+            values: tuple[object, ...] = (*what, None, None, None, None, None)
         else:
-            attributes = json.dumps(row.attributes, ensure_ascii=False, allow_nan=False)
+            attributes = _encode(row.attributes) if row.attributes else "{}"
             values = (row.row_number, None, None, None, row.id, row.text, row.created_at, attributes, row.undated)
             characters += len(row.text) + len(attributes)
         for column, value in zip(columns, values, strict=True):

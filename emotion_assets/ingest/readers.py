@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from emotion_assets.forms.form import Record
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem, summary
@@ -28,10 +29,14 @@ def read_feedback(path: Path, settings: FeedbackSettings, source: str = DEFAULT)
     how = make_source(settings, source)
     names: dict[str, None] = {}
     has_text = False
+    rows, wrapping = 0, ""
     try:
         with open_regular(path) as stream:
             for row in read_records(stream, content_suffix(path), how.reading, how.columns):
+                rows += 1
                 if isinstance(row, Record):
+                    if rows == 1:
+                        wrapping = what_wraps_rows(row.values)
                     has_text = has_text or "text" in row.values
                     if not has_text and len(names) < how.reading.max_columns:
                         names |= dict.fromkeys(row.values)
@@ -40,8 +45,20 @@ def read_feedback(path: Path, settings: FeedbackSettings, source: str = DEFAULT)
                     yield row
     except OSError as error:
         raise Unavailable(f"{safe_text(path.name)}: {error.strerror}; it is tried again at the next tick") from None
+    if rows == 1 and wrapping:
+        raise Quarantine(Reason.UNKNOWN_FORM, wrapping)
     if names and not has_text:
         raise Quarantine(Reason.MISSING_TEXT_COLUMN, how.columns.describe_missing(list(names)))
+
+
+def what_wraps_rows(values: dict[str, Any]) -> str:
+    """What the only object of a file is, if it is no row but holds all of them; else nothing."""
+    if isinstance(values.get("text"), (list, dict)):
+        return "one JSON object of whole columns, not of rows; write a list of objects (pandas: orient='records')"
+    for name, value in values.items():
+        if "text" not in values and isinstance(value, list) and value and isinstance(value[0], dict):
+            return f"one JSON object that holds its rows under {name[:80]!r}; give that list by itself"
+    return ""
 
 
 def content_suffix(path: Path) -> str:

@@ -6,6 +6,7 @@ A row is refused for its text alone. Does not belong here: how bytes become valu
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def accept(row_number: int, values: dict[str, Any], formats: Sequence[str] = (),
             created_at = read_moment(created_at, formats, zone)
         except UnreadableMoment as unreadable:
             undated = unreadable.form
-            values["created_at"] = created_at if isinstance(created_at, (str, int, float)) else str(created_at)
+            kept = isinstance(created_at, (str, int, float))
+            values["created_at"] = created_at if kept else json.dumps(created_at, ensure_ascii=False, default=str)
             created_at = None
     return Accepted(row_number, row_id if row_id and not row_id.isspace() else None, text, created_at, values, undated)
 

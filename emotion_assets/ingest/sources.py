@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -35,7 +36,7 @@ class Source:
     reading: ReadingSettings
     columns: Columns
     formats: tuple[str, ...]
-    zone: ZoneInfo
+    zone: tzinfo
     fingerprint: str
 
 
@@ -66,4 +67,5 @@ def make_source(settings: FeedbackSettings, name: str) -> Source:
     )
     decides = (reading.model_dump(mode="json"), own.columns, own.moment_formats, own.timezone)
     print_ = fingerprint(versions.READER, *decides)[:12]
-    return Source(name, reading, columns, own.moment_formats, ZoneInfo(own.timezone), print_)
+    zone = UTC if own.timezone == "UTC" else ZoneInfo(own.timezone)
+    return Source(name, reading, columns, own.moment_formats, zone, print_)

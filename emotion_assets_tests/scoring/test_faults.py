@@ -52,6 +52,30 @@ def test_a_run_killed_at_any_step_is_finished_by_the_next(home: Path, expected: 
     assert faults.problems(home, expected) == []
 
 
+@pytest.fixture(scope="module")
+def read_again(finished: Path) -> Expected:
+    """The tables after an undisturbed run under settings that read what was refused before."""
+    home = faults.copy_home(finished, finished.parent / "read_again")
+    before = world.state(faults.workspace_at(home))
+    assert faults.run(home, sources=world.SHOP_READ).code == 0
+    after = world.state(faults.workspace_at(home))
+    assert len(after["feedback"]) == len(before["feedback"]) + 2
+    assert before["feedback_undated"] and not after["feedback_undated"]
+    return after
+
+
+@pytest.mark.parametrize("failpoint", faults.READ_AGAIN)
+def test_reading_again_after_a_change_of_settings_is_finished_by_the_next_run(
+    finished: Path, tmp_path: Path, read_again: Expected, failpoint: str
+) -> None:
+    home = faults.copy_home(finished, tmp_path / "home")
+    assert faults.run(home, failpoint, sources=world.SHOP_READ).code == KILLED
+    for _ in range(2):  # and a further run changes nothing
+        again = faults.run(home, sources=world.SHOP_READ)
+        assert (again.code, again.error) == (0, "")
+        assert faults.problems(home, read_again) == []
+
+
 def test_runs_killed_at_random_moments_are_finished_by_the_next(home: Path, expected: Expected) -> None:
     rng = random.Random(time.time_ns())
     killed = [faults.kill_after(faults.start(home), rng.uniform(0.1, 1.2)).code for _ in range(6)]
@@ -84,13 +108,14 @@ def test_a_full_disk_is_one_clear_line_and_the_run_after_it_finishes(
 
 def test_a_read_only_inbox_is_read_and_stays_as_it_is(home: Path, expected: Expected) -> None:
     inbox = home / "inbox"
-    for path in [*inbox.iterdir(), inbox]:
+    for path in [*inbox.rglob("*"), inbox]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = faults.inbox_print(home)
     try:
         assert faults.run(home).code == 0
     finally:
-        inbox.chmod(0o755)
+        for path in (inbox, inbox / "shop"):
+            path.chmod(0o755)
     assert faults.inbox_print(home) == before
     assert faults.problems(home, expected) == []
 

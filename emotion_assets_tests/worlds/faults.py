@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,24 @@ FAILPOINTS = (
     "scoring.mid_batch:2",
     "scoring.stored:2",
     "warehouse.after_commit:7",
+    "warehouse.after_commit:13",
     "export.mid_set:3",
     "export.before_rename",
     "export.before_link",
 )
-SETTINGS = {"batch_size": 64}
+READ_AGAIN = (
+    "warehouse.before_commit",
+    "warehouse.after_commit",
+    "ingest.mid_file",
+    "ingest.after_reading:2",
+    "ingest.stored",
+    "ingest.stored:3",
+    "warehouse.after_commit:4",
+    "scoring.stored",
+    "export.before_link",
+)
+"""Where a run is killed that reads again what was refused, after the settings of its source changed."""
+SETTINGS: dict[str, Any] = {"batch_size": 64}
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["emotion_assets.models.registry", "emotion_assets.evaluation.predictions", __name__])
@@ -57,21 +70,33 @@ class Ended:
     seconds: float
 
 
-def workspace_at(home: Path) -> Workspace:
-    return Workspace(world.settings(home, **SETTINGS))
+def workspace_at(home: Path, sources: Mapping[str, Any] | None = None) -> Workspace:
+    return Workspace(world.settings(home, **SETTINGS, sources=sources or {}))
 
 
-def run(home: Path, failpoint: str = "", file_limit: int = 0, clock: float = 0.0, repair: bool = False) -> Ended:
+def run(
+    home: Path,
+    failpoint: str = "",
+    file_limit: int = 0,
+    clock: float = 0.0,
+    repair: bool = False,
+    sources: Mapping[str, Any] | None = None,
+) -> Ended:
     """One run in its own process. ``file_limit``: bytes that no file may exceed, as a full disk would. ``clock``:
-    seconds added to the time. ``repair``: rebuild the database first."""
-    return wait_for(start(home, failpoint, file_limit, clock, repair))
+    seconds added to the time. ``repair``: rebuild the database first. ``sources``: ``feedback.sources``."""
+    return wait_for(start(home, failpoint, file_limit, clock, repair, sources))
 
 
 def start(
-    home: Path, failpoint: str = "", file_limit: int = 0, clock: float = 0.0, repair: bool = False
+    home: Path,
+    failpoint: str = "",
+    file_limit: int = 0,
+    clock: float = 0.0,
+    repair: bool = False,
+    sources: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Path, float]:
     error = home.parent / f"{home.name}.error-{time.monotonic_ns()}"
-    process = _processes.Process(target=_child, args=(home, error, failpoint, file_limit, clock, repair))
+    process = _processes.Process(target=_child, args=(home, error, failpoint, file_limit, clock, repair, sources))
     process.start()
     return process, error, time.monotonic()
 
@@ -92,10 +117,18 @@ def kill_after(started: tuple[Any, Path, float], seconds: float) -> Ended:
     return wait_for(started)
 
 
-def _child(home: Path, error: Path, failpoint: str, file_limit: int, clock: float, repair: bool) -> None:
+def _child(
+    home: Path,
+    error: Path,
+    failpoint: str,
+    file_limit: int,
+    clock: float,
+    repair: bool,
+    sources: Mapping[str, Any] | None,
+) -> None:
     os.environ[VARIABLE] = failpoint
     try:
-        workspace = workspace_at(home)
+        workspace = workspace_at(home, sources)
         error.touch()
         if file_limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
@@ -137,7 +170,7 @@ def _belongs(path: Path) -> bool:
 
 def inbox_print(home: Path) -> str:
     """A hash over names, times and bytes of the inbox."""
-    files = sorted((home / "inbox").rglob("*"))
+    files = sorted(path for path in (home / "inbox").rglob("*") if path.is_file())
     return hashlib.sha256(repr([(str(f), f.stat().st_mtime_ns, f.read_bytes()) for f in files]).encode()).hexdigest()
 
 

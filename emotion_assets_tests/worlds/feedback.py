@@ -6,12 +6,16 @@ Not a test. Used by the feedback tests, the fault harness and the benchmarks.
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 
 from emotion_assets.ingest.ledger import ingest
@@ -140,7 +144,7 @@ def drop_jsonl(workspace: Workspace, name: str, rows: Sequence[Mapping[str, Any]
 
 
 def drop_inbox(workspace: Workspace) -> None:
-    """Five files with what goes wrong in real life: repeated texts and ids, a conflict, rejects, a broken file."""
+    """Two sources with what goes wrong in real life: repeated texts and ids, a new version, rejects, broken files."""
     texts = sample_texts()
     day = "2026-11-{:02d}T09:00:00Z"
     first = [
@@ -154,6 +158,37 @@ def drop_inbox(workspace: Workspace) -> None:
     drop_csv(workspace, "c_again.csv", third)
     (workspace.settings.inbox / "d_copy.csv").write_bytes((workspace.settings.inbox / "a_web.csv").read_bytes())
     (workspace.settings.inbox / "e_broken.csv").write_bytes(b'id,text\n1,caf\xe9\n2,"never closed\n')
+    drop_shop(workspace, texts[100:180])
+
+
+SHOP_READ = {"shop": {"encoding": "cp1252", "created_at_format": "%d-%m-%Y %H.%M"}}
+"""What reads the files of ``drop_shop`` whole."""
+
+
+def drop_shop(workspace: Workspace, texts: Sequence[str]) -> None:
+    """A source of its own: gzip, Excel, a JSON list, UTF-16, ids that another source has too, rows that repeat, and
+    what only ``SHOP_READ`` reads: an encoding and times."""
+    shop = workspace.settings.inbox / "shop"
+    shop.mkdir(parents=True, exist_ok=True)
+    lines = [f"c-{i};{text};{i % 28 + 1:02d}-11-2026 10.30\n" for i, text in enumerate(texts[:30])]
+    (shop / "a_orders.csv.gz").write_bytes(gzip.compress("".join(["id;text;created_at\n", *lines]).encode(), mtime=0))
+    (shop / "b_survey.xlsx").write_bytes(_survey(tuple(texts[20:50])))
+    grown = [{"text": text, "tags": ["app", i]} for i, text in enumerate([*texts[40:60], *texts[40:45]])]
+    (shop / "c_app.json").write_text(json.dumps([*grown, {"tags": []}], indent=1), encoding="utf-8")
+    (shop / "d_app.json").write_text(json.dumps([*grown, {"text": texts[60]}]), encoding="utf-8")
+    wide = "".join(["id\tTEXT\n", *(f"w-{i}\t{text}\n" for i, text in enumerate(texts[55:75]))])
+    (shop / "e_play.csv").write_bytes(b"\xff\xfe" + wide.encode("utf-16-le"))
+    (shop / "f_ansi.csv").write_bytes("text;stars\nd\u00e9\u00e7u, very sad;1\nso happy;5\nshort\n".encode("cp1252"))
+
+
+@cache
+def _survey(texts: tuple[str, ...]) -> bytes:
+    """A workbook; made once, since it holds the time at which it was made."""
+    book, buffer = openpyxl.Workbook(), io.BytesIO()
+    for row in [["Survey"], ["Text", "Stars"], *([text, i % 5] for i, text in enumerate(texts)), [None, 3]]:
+        book.active.append(row)
+    book.save(buffer)
+    return buffer.getvalue()
 
 
 def sample_texts() -> list[str]:

@@ -144,15 +144,14 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE judged AS
-        WITH content AS (
-            SELECT *, CASE WHEN id IS NULL THEN {content_of()} END AS content FROM staged WHERE reason_code IS NULL
+        WITH given AS (
+            SELECT *, 'id:' || id AS identity FROM staged WHERE reason_code IS NULL AND id IS NOT NULL
+            UNION ALL
+            SELECT * EXCLUDE (content),
+                'row:' || content || ':' || row_number() OVER (PARTITION BY content ORDER BY row_number) AS identity
+            FROM (SELECT *, {content_of()} AS content FROM staged WHERE reason_code IS NULL AND id IS NULL)
         ),
-        given AS (
-            SELECT * EXCLUDE (content), CASE WHEN id IS NULL
-                THEN 'row:' || content || ':' || row_number() OVER (PARTITION BY content ORDER BY row_number)
-                ELSE 'id:' || id END AS identity
-            FROM content
-        ),
+        repeated AS (SELECT identity FROM given GROUP BY identity HAVING count(*) > 1),
         versions AS (
             SELECT identity, max(version) AS last, list(DISTINCT text) AS texts FROM feedback
             WHERE source = $source AND identity IN (SELECT identity FROM given) GROUP BY identity
@@ -160,18 +159,30 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
         mine AS (SELECT row_number FROM feedback WHERE source_sha256 = $sha),
         compared AS (
             SELECT given.*, coalesce(last, 0) AS last,
-                coalesce(list_contains(texts, given.text), false)
-                    OR row_number() OVER (PARTITION BY given.identity, given.text ORDER BY row_number) > 1 AS known,
+                coalesce(list_contains(texts, given.text), false) AS known,
+                given.identity IN (FROM repeated) AS is_repeated,
                 row_number IN (SELECT row_number FROM mine) AS kept,
                 {is_forgotten("$source", "given.identity", "$sha", "row_number")} AS is_forgotten
             FROM given LEFT JOIN versions USING (identity)
+        ),
+        ranked AS (
+            SELECT *, 1 AS nth FROM compared WHERE NOT is_repeated
+            UNION ALL
+            SELECT *, row_number() OVER (PARTITION BY identity, text ORDER BY row_number) AS nth
+            FROM compared WHERE is_repeated
+        ),
+        outcomes AS (
+            SELECT * EXCLUDE (known, nth, kept, is_forgotten),
+                CASE WHEN kept THEN 'kept' WHEN is_forgotten THEN 'forgotten' WHEN known OR nth > 1 THEN 'duplicate'
+                    ELSE 'accepted' END AS outcome
+            FROM ranked
         )
-        SELECT * EXCLUDE (last, known, kept, is_forgotten),
-            CASE WHEN kept THEN 'kept' WHEN is_forgotten THEN 'forgotten' WHEN known THEN 'duplicate'
-                ELSE 'accepted' END AS outcome,
-            last + sum((NOT kept AND NOT known AND NOT is_forgotten)::INTEGER)
-                OVER (PARTITION BY identity ORDER BY row_number) AS version
-        FROM compared
+        SELECT * EXCLUDE (last, is_repeated), last + (outcome = 'accepted')::INTEGER AS version
+        FROM outcomes WHERE NOT is_repeated
+        UNION ALL
+        SELECT * EXCLUDE (last, is_repeated),
+            last + sum((outcome = 'accepted')::INTEGER) OVER (PARTITION BY identity ORDER BY row_number) AS version
+        FROM outcomes WHERE is_repeated
         """,
         {"source": file.source, "sha": file.sha256},
     )
