@@ -92,8 +92,10 @@ def test_every_model_is_evaluated_on_the_same_rows(demo: Demo) -> None:
 def test_the_champion_has_scored_every_accepted_row(demo: Demo) -> None:
     terminal, _ = demo
     (accepted,) = table(terminal, "SELECT count(*) FROM feedback")[0]
-    assert accepted == 231
-    assert table(terminal, "SELECT count(*), count(DISTINCT feedback_id) FROM current_scores") == [(231, 231)]
+    assert accepted == 233
+    assert table(terminal, "SELECT count(*), count(DISTINCT feedback_id) FROM scored_feedback") == [(233, 233)]
+    (replaced,) = table(terminal, "SELECT count(*) FROM feedback WHERE version > 1")[0]
+    assert table(terminal, "SELECT count(*) FROM current_scores") == [(233 - replaced,)]
     totals = table(
         terminal, "SELECT sum(rows_read), sum(rows_accepted + rows_duplicate + rows_rejected) FROM ingested_files"
     )
