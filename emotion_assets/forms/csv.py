@@ -31,6 +31,7 @@ _MAX_RECORD_LINES = 10_000
 class Csv(Form):
     """Comma-separated values, or separated by one of three other characters."""
 
+    title = "CSV"
     suffixes = (".csv", ".tsv")
 
     def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:
@@ -56,6 +57,12 @@ def declared_delimiter(line: bytes) -> str | None:
     found = re.fullmatch(rb'"?sep=(.)"?\s*', line.strip(b"\r"), re.IGNORECASE)
     delimiter = found.group(1).decode("ascii", "replace") if found else None
     return delimiter if delimiter in DELIMITERS else None
+
+
+def likeliest_delimiter(line: Line) -> str:
+    """The delimiter that splits a header into the most columns, for a header in which no column wanted is found."""
+    text = line.content.decode("utf-8", "replace")
+    return max(DELIMITERS, key=lambda delimiter: len(_split_header(text, delimiter) or ()))
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,11 @@ def read_header(line: Line, settings: ReadingSettings, wanted: Columns) -> Heade
     splits = {delimiter: columns for delimiter in given if (columns := _split_header(text, delimiter)) is not None}
     if not splits:
         raise Quarantine(Reason.BAD_HEADER, f"the header is not RFC 4180: {text[:80]!r}; quote its names as that asks")
-    fitting = {delimiter: columns for delimiter, columns in splits.items() if wanted.present_in(wanted.rename(columns))}
+    fitting = {
+        delimiter: columns
+        for delimiter, columns in splits.items()
+        if wanted.present_in(wanted.rename(columns)) is not None
+    }
     if not fitting:
         raise Quarantine(Reason.MISSING_TEXT_COLUMN, wanted.describe_missing(max(splits.values(), key=len)))
     if len(fitting) > 1 and not all(len(columns) == 1 for columns in fitting.values()):

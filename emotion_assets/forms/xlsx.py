@@ -30,6 +30,7 @@ WORKBOOK = "xl/workbook.xml"
 class Xlsx(Form):
     """An Excel workbook."""
 
+    title = "an Excel workbook, its first sheet"
     suffixes = (".xlsx",)
     magic = b"PK\x03\x04"
 
@@ -61,7 +62,7 @@ def xlsx_records(stream: BinaryIO, reading: ReadingSettings, columns: Columns) -
     names = [_text(cell) for cell in header]
     while names and not names[-1]:
         names.pop()
-    if not columns.present_in(columns.rename(names)):
+    if columns.present_in(columns.rename(names)) is None:
         raise Quarantine(Reason.MISSING_TEXT_COLUMN, columns.describe_missing(names))
     named = check_columns(names, reading.max_columns, columns)
     for number, cells in rows:
