@@ -83,7 +83,7 @@ def inspect(file: Annotated[Path, typer.Argument(help="any file that may be feed
         typer.echo(line)
     if seen.columns:
         console.print(inspection.columns_table(seen))
-    typer.echo("As the profile stands: " + "\n".join(inspection.what_it_gives(seen.present)))
+    typer.echo("As the profile stands: " + inspection.NEXT_LINE.join(inspection.what_it_gives(seen.present)))
     for line in inspection.what_to_do(seen):
         typer.echo(line)
 

@@ -9,15 +9,20 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from emotion_assets.forms.form import likeliest_texts
+from emotion_assets.ingest.sources import DEFAULT
+
 if TYPE_CHECKING:
     from emotion_assets.ingest.inspect import Bytes, Inspection, Outcome
 
+NEXT_LINE = "\n  "
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def what_it_is(seen: Inspection) -> Iterator[str]:
     """The lines above the table of columns."""
-    yield f"source: {seen.source}"
+    alone = "; a file in a folder of the inbox is of the source of that name" if seen.source == DEFAULT else ""
+    yield f"source: {seen.source}{alone}"
     yield f"form: {seen.bytes.form.title}" + (", compressed with gzip" if seen.bytes.compressed else "")
     if seen.bytes.encoding is not None:
         yield from _encoding(seen.bytes)
@@ -74,7 +79,11 @@ def what_to_do(seen: Inspection) -> Iterator[str]:
         yield ""
         yield seen.proposal.yaml()
         yield ""
-        yield from what_it_gives(outcome)
+        if seen.proposal.either:
+            yield "No date of the file tells days and months apart: keep the created_at_format that is right."
+        if _may_lack_a_header(seen):
+            yield "Its first line is taken for the names of columns: if it is a row, put a line with names above it."
+        yield f"It gives: {NEXT_LINE.join(what_it_gives(outcome))}"
     elif outcome.refused is None:
         yield "Nothing to set: it is read as it is."
     unknown = [shape for shape, patterns in outcome.undated.fitting().items() if not patterns]
@@ -83,6 +92,13 @@ def what_to_do(seen: Inspection) -> Iterator[str]:
         yield (
             f"No usual pattern reads the dates {forms}: created_at_format takes a strptime pattern, or a list of them."
         )
+
+
+def _may_lack_a_header(seen: Inspection) -> bool:
+    """Whether no column of a CSV file has a name that is known."""
+    names = [column.name for column in seen.columns]
+    known = any(column.taken_as for column in seen.columns) or likeliest_texts(names)
+    return seen.bytes.delimiter is not None and not known
 
 
 def _printable(text: str) -> str:

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -136,6 +136,10 @@ def _look_at_bytes(stream: BinaryIO, *, compressed: bool, suffix: str, how: Sour
         form, encoding = recognise(stream, suffix, reading, how.columns)
     except Quarantine as quarantine:
         fitting = possible_encodings(stream) if quarantine.reason_code == Reason.WRONG_ENCODING else []
+        if not fitting and quarantine.reason_code == Reason.WRONG_ENCODING:
+            raise Quarantine(
+                Reason.UNKNOWN_FORM, "bytes that are no text and no form that is read; export it as .csv"
+            ) from None
         if not fitting:
             raise
         complaint = quarantine.detail
@@ -155,7 +159,7 @@ def _with_delimiter(seen: Bytes, stream: BinaryIO, reading: ReadingSettings, col
         delimiter = declared or read_header(first, reading, columns).delimiter
     except Quarantine:
         delimiter = likeliest_delimiter(first)
-    return Bytes(**{**vars(seen), "delimiter": delimiter, "declared": declared is not None})
+    return replace(seen, delimiter=delimiter, declared=declared is not None)
 
 
 def _samples(stream: BinaryIO, encodings: list[str]) -> dict[str, str]:

@@ -26,8 +26,8 @@ _EXAMPLE_CHARACTERS = 60
 _ID = ("id", "uuid", "guid", "key", "number", "link", "url")
 _NOT_ID = {
     "user", "customer", "author", "account", "member", "contact", "device", "product", "order", "app", "package",
-    "store", "requester", "assignee", "submitter", "organization", "organisation", "group", "collector", "brand", "session",
-    "parent", "version", "thread",
+    "store", "requester", "assignee", "submitter", "organization", "organisation", "group", "collector", "brand",
+    "session", "parent", "version", "thread",
 }  # fmt: skip
 """Of ids that many texts may share: a second text with one would pass for a new version of the first."""
 _TIME = ("created", "submit", "submitted", "posted", "published", "start", "date", "time", "timestamp", "when", "at")
@@ -131,12 +131,10 @@ class Proposal:
             stated["created_at_format"] = formats[0]
         lines = ["feedback:", "  sources:", f"    {_inline(self.source)}:"]
         lines += [f"      {key}: {_inline(value)}" for key, value in stated.items()]
-        for place, pattern in enumerate(self.either):
-            why = (
-                "no date of this file tells which: keep one of these lines, without the #" if place == 0 else "or this"
-            )
-            whole = [*self.settings.moment_formats, pattern]
-            lines.append(f"      # created_at_format: {_inline(whole if len(whole) > 1 else pattern)}  # {why}")
+        for patterns in self.either:
+            whole = [*self.settings.moment_formats, *patterns]
+            which = "day first" if patterns[0].startswith("%d") else "month first"
+            lines.append(f"      # created_at_format: {_inline(whole if len(whole) > 1 else whole[0])}  # {which}")
         if self.zone_matters and "timezone" not in stated:
             lines.append("      # timezone: Europe/Paris  # of its times without an offset; UTC unless given")
         return "\n".join(lines)
@@ -171,7 +169,8 @@ def with_formats(proposal: Proposal | None, own: SourceSettings, source: str, un
     """The proposal with the forms of dates that the undated values decide, and those that they leave open."""
     fitting = undated.fitting()
     decided = list(dict.fromkeys(patterns[0] for patterns in fitting.values() if len(patterns) == 1))
-    either = tuple(dict.fromkeys(p for patterns in fitting.values() if len(patterns) > 1 for p in patterns))
+    open_ = [patterns for patterns in fitting.values() if len(patterns) > 1]
+    either = tuple(dict.fromkeys(tuple(dict.fromkeys(p[place] for p in open_)) for place in (0, -1))) if open_ else ()
     if not decided and not either:
         return proposal
     base = own if proposal is None else proposal.settings
@@ -179,7 +178,7 @@ def with_formats(proposal: Proposal | None, own: SourceSettings, source: str, un
     if not base.columns:
         update["columns"] = {"created_at": "created_at"}  # so that the source has a key, whatever is left open
     settings = SourceSettings.model_validate(base.model_dump(exclude_unset=True) | update)
-    has_hours = any("%H" in pattern or "%I" in pattern for pattern in (*decided, *either))
+    has_hours = any("%H" in pattern or "%I" in pattern for pattern in (*decided, *(p[0] for p in open_)))
     return Proposal(source, settings, either, has_hours or (proposal is not None and proposal.zone_matters))
 
 
