@@ -38,8 +38,9 @@ def _encoding(seen: Bytes) -> Iterator[str]:
         yield f"encoding: {seen.encoding}, " + ("by its byte order mark" if seen.marked else "no byte order mark")
         return
     yield f"encoding: {seen.complaint}"
+    yield "  every byte of it is in these encodings; the one that reads right is its own:"
     for place, (encoding, sample) in enumerate(seen.samples.items()):
-        yield f"  {encoding} {'reads' if place == 0 else 'would read'}: {_printable(sample)}"
+        yield f"  {encoding}{' (taken below)' if place == 0 else ''}: {_printable(sample)}"
 
 
 def columns_table(seen: Inspection) -> Table:
@@ -80,7 +81,7 @@ def what_to_do(seen: Inspection) -> Iterator[str]:
         yield seen.proposal.yaml()
         yield ""
         if seen.proposal.either:
-            yield "No date of the file tells days and months apart: keep the created_at_format that is right."
+            yield "No date of the file tells days and months apart: take the # off the right created_at_format."
         if _may_lack_a_header(seen):
             yield "Its first line is taken for the names of columns: if it is a row, put a line with names above it."
         yield f"It gives: {NEXT_LINE.join(what_it_gives(outcome))}"

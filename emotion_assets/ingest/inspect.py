@@ -22,7 +22,7 @@ from emotion_assets.forms.lines import first_filled, numbered_lines
 from emotion_assets.forms.problems import Quarantine, Reason
 from emotion_assets.forms.registry import recognise, unpacked
 from emotion_assets.ingest.inbox import open_regular, safe_text, why_left_alone
-from emotion_assets.ingest.proposals import Proposal, SeenColumn, Undated, propose, with_formats
+from emotion_assets.ingest.proposals import Proposal, SeenColumn, Undated, may_be_id, propose, with_formats
 from emotion_assets.ingest.readers import content_suffix, read_feedback
 from emotion_assets.ingest.rows import Accepted
 from emotion_assets.ingest.sources import Source, make_source, source_name_of
@@ -30,7 +30,7 @@ from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.feedback import FeedbackSettings, ReadingSettings, SourceSettings
 
 LOOKED_AT = 10_000  # rows that columns are known by
-_MOST_ENCODINGS = 3
+_MOST_IDS = 8
 _EXCERPT = 30  # characters on either side of the first that is beyond ASCII
 
 
@@ -143,7 +143,7 @@ def _look_at_bytes(stream: BinaryIO, *, compressed: bool, suffix: str, how: Sour
         if not fitting:
             raise
         complaint = quarantine.detail
-        samples = _samples(stream, fitting[:_MOST_ENCODINGS])
+        samples = _samples(stream, fitting)
         reading = reading.model_copy(update={"encoding": fitting[0]})
         form, encoding = recognise(stream, suffix, reading, how.columns)
     seen = Bytes(form, compressed, None if form.magic else encoding, mark is not None, complaint, samples)
@@ -190,6 +190,7 @@ def _look_at_columns(stream: BinaryIO, seen: Bytes, how: Source) -> list[SeenCol
         update={"encoding": seen.encoding or how.reading.encoding, "delimiter": seen.delimiter or "auto"}
     )
     columns: dict[str, SeenColumn] = {}
+    watched = 0
     stream.seek(0)
     with _rows_of(seen.form, stream, reading, how.columns.settings) as records:
         try:
@@ -197,7 +198,8 @@ def _look_at_columns(stream: BinaryIO, seen: Bytes, how: Source) -> list[SeenCol
                 if isinstance(row, Record):
                     for name, value in row.values.items():
                         if name not in columns and len(columns) < reading.max_columns:
-                            columns[name] = SeenColumn(name)
+                            watched += may_be_id(name)
+                            columns[name] = SeenColumn(name, unique=may_be_id(name) and watched <= _MOST_IDS)
                         if name in columns:
                             columns[name].add(value)
         except Quarantine:

@@ -48,8 +48,8 @@ class SeenColumn:
     filled: int = 0
     words: int = 0
     """Characters of its strings that have several words."""
-    unique: bool = True
-    """Whether no value came twice; known where the name may be an id's."""
+    unique: bool = False
+    """Whether no value came twice so far; True at first where that is to be found out."""
     sample: list[Any] = field(default_factory=list)
     _hashes: set[int] = field(default_factory=set, repr=False)
 
@@ -66,7 +66,7 @@ class SeenColumn:
             shown = _shown(value)
             if shown not in self.examples:
                 self.examples.append(shown)
-        if self.unique and _rank(self.name, _ID, _NOT_ID) is not None:
+        if self.unique:
             self.unique = (mark := hash(str(value))) not in self._hashes
             self._hashes.add(mark)
 
@@ -126,9 +126,6 @@ class Proposal:
     def yaml(self) -> str:
         """The lines for a profile."""
         stated = self.settings.model_dump(mode="json", exclude_defaults=True)
-        formats = stated.get("created_at_format", [])
-        if isinstance(formats, list) and len(formats) == 1:
-            stated["created_at_format"] = formats[0]
         lines = ["feedback:", "  sources:", f"    {_inline(self.source)}:"]
         lines += [f"      {key}: {_inline(value)}" for key, value in stated.items()]
         for patterns in self.either:
@@ -138,6 +135,11 @@ class Proposal:
         if self.zone_matters and "timezone" not in stated:
             lines.append("      # timezone: Europe/Paris  # of its times without an offset; UTC unless given")
         return "\n".join(lines)
+
+
+def may_be_id(name: str) -> bool:
+    """Whether a column of this name may tell each text from the others."""
+    return _rank(name, _ID, _NOT_ID) is not None
 
 
 def propose(
@@ -174,8 +176,9 @@ def with_formats(proposal: Proposal | None, own: SourceSettings, source: str, un
     if not decided and not either:
         return proposal
     base = own if proposal is None else proposal.settings
-    update: dict[str, Any] = {"created_at_format": [*base.moment_formats, *decided]} if decided else {}
-    if not base.columns:
+    whole = [*base.moment_formats, *decided]
+    update: dict[str, Any] = {"created_at_format": whole if len(whole) > 1 else whole[0]} if decided else {}
+    if not decided and not base.model_dump(exclude_defaults=True):
         update["columns"] = {"created_at": "created_at"}  # so that the source has a key, whatever is left open
     settings = SourceSettings.model_validate(base.model_dump(exclude_unset=True) | update)
     has_hours = any("%H" in pattern or "%I" in pattern for pattern in (*decided, *(p[0] for p in open_)))
