@@ -103,7 +103,7 @@ def test_a_name_that_cannot_be_mapped_is_not_the_one_proposed(look: Look, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "name", ["a, b: c", "#1 'quoted' \"name\"", "yes", "1", "%Y", "ü 🙂", "two\nlines of it", "- x"]
+    "name", ["a, b: c", "#1 'quoted' \"name\"", "yes", "1", "%Y", "ü 🙂", "two\nlines of it", "- x", "Why so?"]
 )
 def test_any_name_of_a_column_can_be_pasted(look: Look, tmp_path: Path, name: str) -> None:
     seen = look(json.dumps({name: "it is good to see", "x": 1}), "2026/export.jsonl")
