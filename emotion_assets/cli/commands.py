@@ -70,6 +70,25 @@ def score(
 
 
 @app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="any file that may be feedback")]) -> None:
+    """Say what a file is, what it would give, and the lines of YAML that make it give more. Nothing is stored."""
+    from emotion_assets.cli import inspection
+    from emotion_assets.ingest.inspect import inspect_file
+
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; give one file of it")
+    settings = load_settings()
+    seen = inspect_file(file, settings.feedback, settings.inbox)
+    for line in inspection.what_it_is(seen):
+        typer.echo(line)
+    if seen.columns:
+        console.print(inspection.columns_table(seen))
+    typer.echo("As the profile stands: " + inspection.NEXT_LINE.join(inspection.what_it_gives(seen.present)))
+    for line in inspection.what_to_do(seen):
+        typer.echo(line)
+
+
+@app.command()
 def leaderboard() -> None:
     """Print the leaderboard: each model's newest version on the test split, best first."""
     from emotion_assets.cli.tables import leaderboard_table

@@ -32,6 +32,7 @@ _NOTHING = b",;|\t\r "
 class Csv(Form):
     """Comma-separated values, or separated by one of three other characters."""
 
+    title = "CSV"
     suffixes = (".csv", ".tsv")
 
     def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:
@@ -58,6 +59,12 @@ def declared_delimiter(line: bytes) -> str | None:
     """The delimiter that Excel's own first line declares, as in ``sep=;``."""
     found = re.fullmatch(rb'"?sep=([!#-&*-/:;<->@\[-`{-~\t])"?\1*"?\s*', line.rstrip(b"\r\n"), re.IGNORECASE)
     return found.group(1).decode() if found else None
+
+
+def likeliest_delimiter(line: Line) -> str:
+    """The delimiter that splits a header into the most columns, for a header in which no column wanted is found."""
+    text = line.content.decode("utf-8", "replace")
+    return max(DELIMITERS, key=lambda delimiter: len(_split_header(text, delimiter) or ()))
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,11 @@ def read_header(line: Line, settings: ReadingSettings, wanted: Columns) -> Heade
     splits = {delimiter: columns for delimiter in given if (columns := _split_header(text, delimiter)) is not None}
     if not splits:
         raise Quarantine(Reason.BAD_HEADER, f"the header is not RFC 4180: {text[:80]!r}; quote its names as that asks")
-    fitting = {delimiter: columns for delimiter, columns in splits.items() if wanted.present_in(wanted.rename(columns))}
+    fitting = {
+        delimiter: columns
+        for delimiter, columns in splits.items()
+        if wanted.present_in(wanted.rename(columns)) is not None
+    }
     if not fitting:
         raise Quarantine(Reason.MISSING_TEXT_COLUMN, wanted.describe_missing(max(splits.values(), key=len)))
     if len(fitting) > 1 and not all(len(columns) == 1 for columns in fitting.values()):

@@ -15,6 +15,8 @@ from emotion_assets.forms.problems import Quarantine, Reason
 
 _CHUNK_BYTES = 1 << 17
 _HEAD_BYTES = 4096
+_USUAL = ("cp1252", "cp932", "gb18030", "cp949", "cp1251", "mac_roman")  # the last takes any byte
+_CONTROLS = tuple(bytes([byte]) for byte in range(32) if byte not in b"\t\n\r\f")
 _MARKS = (  # the longer first: UTF-32's begins as UTF-16's
     (b"\xef\xbb\xbf", "utf-8"),
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -68,6 +70,21 @@ def find_encoding(stream: BinaryIO, configured: str, settings: str) -> str:
         )
     also = " (Excel in Western Europe and America saves cp1252)" if wanted == "utf-8" else ""
     raise Quarantine(Reason.WRONG_ENCODING, f"line {bad_line} is not {wanted}; set {settings}.encoding{also}")
+
+
+def possible_encodings(stream: BinaryIO) -> list[str]:
+    """Usual encodings that every byte of a file without a mark is in, the likeliest first; which of them it is, only a
+    look at its text can say. There is none of what is no text. The stream is left at its beginning."""
+    stream.seek(0)
+    head = stream.read(_CHUNK_BYTES)
+    usual: tuple[str, ...] = ("utf-8", *_USUAL)
+    if head.count(0) * 4 > len(head):
+        usual = ("utf-16-le",) if head[1::2].count(0) > head[::2].count(0) else ("utf-16-be",)
+    elif sum(head.count(control) for control in _CONTROLS) * 100 > len(head):
+        usual = ()
+    fitting = [encoding for encoding in usual if _decodes(stream, encoding)[1] is None]
+    stream.seek(0)
+    return fitting
 
 
 def _decodes(stream: BinaryIO, encoding: str) -> tuple[bool, int | None]:

@@ -122,6 +122,9 @@ def _trimmed(name: str) -> str:
 class Form(ABC):
     """A form of file."""
 
+    title: ClassVar[str]
+    """What a person calls it."""
+
     suffixes: ClassVar[tuple[str, ...]]
     """Endings of file names, lower case."""
 

@@ -25,6 +25,7 @@ _LONGEST_OBJECT = 16  # times max_row_bytes: a longer one is not looked for the 
 class JsonList(Form):
     """A JSON list of objects, objects over several lines, or one object on each line."""
 
+    title = "a JSON list"
     suffixes = (".json",)
 
     def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:

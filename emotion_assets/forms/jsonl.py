@@ -33,6 +33,7 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 class JsonLines(Form):
     """One JSON object on each line."""
 
+    title = "JSON Lines"
     suffixes = (".jsonl", ".ndjson")
 
     def claims(self, first_line: bytes, suffix: str, reading: ReadingSettings, columns: Columns) -> bool:

@@ -14,6 +14,7 @@ from emotion_assets.settings.feedback import ReadingSettings
 class LabelledLines(Form):
     """A text and, after the last semicolon, its label on each line."""
 
+    title = "lines of text;label"
     suffixes = (".txt",)
     in_inbox = False
 

@@ -44,6 +44,7 @@ _FLAT = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal, pt.is_temp
 class Parquet(Form):
     """Parquet. pyarrow is imported by the process that reads alone."""
 
+    title = "Parquet"
     suffixes = (".parquet",)
     magic = MAGIC
 

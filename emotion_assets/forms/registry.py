@@ -14,8 +14,9 @@ import pkgutil
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from emotion_assets import forms
 from emotion_assets.forms.encoding import find_encoding, is_wide, marked_encoding
@@ -87,14 +88,26 @@ def read_records(
     Raises:
         Quarantine, OSError: see ``Form.records``.
     """
+    with unpacked(stream, reading.max_unpacked_bytes) as plain:
+        form, encoding = recognise(plain, suffix, reading, columns)
+        plain.seek(0)
+        yield from form.records(plain, reading.model_copy(update={"encoding": encoding}), columns)
+
+
+@contextmanager
+def unpacked(stream: BinaryIO, max_bytes: int) -> Iterator[BinaryIO]:
+    """The file itself, or where it is compressed with gzip what it holds, at most ``max_bytes``.
+
+    Raises:
+        Quarantine: it unpacks to more, or is damaged.
+    """
+    stream.seek(0)
+    if stream.read(2) != GZIP_MAGIC:
+        yield stream
+        return
     with tempfile.TemporaryFile() as plain:
-        stream.seek(0)
-        if stream.read(2) == GZIP_MAGIC:
-            _unpack(stream, plain, reading.max_unpacked_bytes)
-            stream = plain  # type: ignore[assignment]
-        form, encoding = recognise(stream, suffix, reading, columns)
-        stream.seek(0)
-        yield from form.records(stream, reading.model_copy(update={"encoding": encoding}), columns)
+        _unpack(stream, plain, max_bytes)
+        yield plain  # type: ignore[misc]  # a BinaryIO in all but name
 
 
 def recognise(stream: BinaryIO, suffix: str, reading: ReadingSettings, columns: Columns) -> tuple[Form, str]:
@@ -142,7 +155,7 @@ def _refuse_what_is_not_read(head: bytes, encoding: str, settings: str) -> None:
         )
 
 
-def _unpack(stream: BinaryIO, target: BinaryIO, max_bytes: int) -> None:
+def _unpack(stream: BinaryIO, target: IO[bytes], max_bytes: int) -> None:
     """Decompress a gzip file into ``target``, which takes at most ``max_bytes``."""
     stream.seek(0)
     written = 0

@@ -33,6 +33,7 @@ _MOST_TITLES = 20  # rows that are looked at for the header
 class Xlsx(Form):
     """An Excel workbook."""
 
+    title = "an Excel workbook, its first sheet"
     suffixes = (".xlsx",)
     magic = b"PK\x03\x04"
 
@@ -80,7 +81,8 @@ def _header(rows: Iterator[tuple[int, list[Any]]], columns: Columns) -> list[str
             names.pop()
         if not names:
             continue
-        if columns.present_in(columns.rename(names)) and _filled(names) > max(map(_filled, above), default=0):
+        fits = columns.present_in(columns.rename(names)) is not None
+        if fits and _filled(names) > max(map(_filled, above), default=0):
             return names
         above.append(names)
         if len(above) == _MOST_TITLES:

@@ -148,10 +148,11 @@ def _walk(folder: Path, inbox: Path, settle_seconds: float, now: float) -> Itera
             else:
                 yield from _walk(path, inbox, settle_seconds, now)
         else:
-            yield _make_entry(path, inbox, status, _problem(entry.name, status, settle_seconds, now))
+            yield _make_entry(path, inbox, status, why_left_alone(entry.name, status, settle_seconds, now))
 
 
-def _problem(name: str, status: os.stat_result, settle_seconds: float, now: float) -> Reason | None:
+def why_left_alone(name: str, status: os.stat_result, settle_seconds: float, now: float) -> Reason | None:
+    """Why a file of this name and state would not be read now if it lay in the inbox; None if it would."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     last = suffixes[-1] if suffixes else ""
     if stat.S_ISLNK(status.st_mode):
