@@ -139,7 +139,7 @@ def test_an_empty_text_is_named_with_its_row(write_dataset: Callable[..., Path])
         (".csv", "text,text,label\na,b,joy\n", "two columns are named 'text'; rename one"),
         (".jsonl", '{"text": "a", "label": "joy"}\n{"text": \n', "row 2: the line is not JSON"),
         (".jsonl", '["a", "joy"]\n', "row 1: the line is JSON but not an object"),
-        (".json", '"text"', "holds no list; give a list of objects"),
+        (".json", '"text"', "neither a list nor an object begins here"),
         (".txt", "no separator here\n", "(no ';' between text and label); write one text and one label"),
         (".parquet", "not parquet at all", "does not end as a Parquet file"),
     ],
