@@ -148,7 +148,7 @@ def _unambiguous(text: str) -> datetime:
         return moment.replace(tzinfo=_offset(parts["zone"])) if parts["zone"] else moment
     if _RFC_2822.fullmatch(text):
         return parsedate_to_datetime(text.replace("UTC", "GMT").removesuffix("Z"))
-    for pattern in _NAMED_MONTH:
+    for pattern in _NAMED_MONTH if re.search("[A-Za-z]{3}", text) else ():
         try:
             return datetime.strptime(text, pattern)
         except ValueError:
