@@ -70,8 +70,9 @@ SMOLLM2_CHAT = (
 )
 
 
-# Rows a pass, passes a step, gradient checkpointing. On the real checkpoint (bf16 under autocast; pure bf16 is refused on a
-# CPU) the others were tried with 200 rows: as published 0.90 of the rate of 5 x 4 without checkpointing, 20 x 1 0.86.
+# Rows a pass, passes a step, gradient checkpointing. On the real checkpoint (bf16 under autocast; pure bf16 is refused
+# on a CPU) the others were tried with 200 rows: as published 0.90 of the rate of 5 x 4 without checkpointing, 20 x 1
+# 0.86.
 PEER_SMALL = {
     "as published (5 x 4)": (5, 4, True),
     "5 x 4, no checkpointing": (5, 4, False),
