@@ -42,8 +42,6 @@ _COMMENT = re.compile(r" ?\([\w .+-]+\)$")  # the zone's name once more, after i
 _DAYS = ("%b %d %Y", "%B %d %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%Y-%b-%d", "%Y %b %d")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S %z")
 _NAMED_MONTH = ("%b %d %H:%M:%S %z %Y", "%b %d %H:%M:%S %Y", *(day + time for day in _DAYS for time in _TIMES))
-
-
 _NUMBERS = {
     "%Y": r"(?P<year>\d{4})",
     "%m": r"(?P<month>\d{1,2})",
@@ -146,13 +144,17 @@ def _stated(text: str, formats: Sequence[str]) -> datetime | None:
 
 
 def _by_numbers(text: str, pattern: str) -> datetime | None:
+    """The moment by a pattern of numbers alone; None where the pattern has more, or the text is no date by it."""
     numbers = _numbers_of(pattern)
     found = numbers.fullmatch(text) if numbers else None
     if not found:
         return None
     parts = {part: int(digits) for part, digits in found.groupdict().items()}
     time = parts.get("hour", 0), parts.get("minute", 0), parts.get("second", 0)
-    return datetime(parts["year"], parts["month"], parts["day"], *time)
+    try:
+        return datetime(parts["year"], parts["month"], parts["day"], *time)
+    except ValueError:  # such as a month 24: another pattern of the source may read it
+        return None
 
 
 @cache

@@ -214,3 +214,11 @@ def test_every_type_that_parquet_has_for_a_time_is_read(values: pa.Array, tmp_pa
     (row,) = read_feedback(path, FeedbackSettings())
     assert isinstance(row, Accepted)
     assert row.created_at == TEN
+
+
+def test_what_the_first_pattern_of_a_source_cannot_be_is_read_by_the_next() -> None:
+    patterns = ("%d-%m-%Y", "%m-%d-%Y")
+    assert read_moment("02-24-2015", patterns) == datetime(2015, 2, 24, tzinfo=UTC)
+    assert read_moment("03-02-2015", patterns) == datetime(2015, 2, 3, tzinfo=UTC)
+    with pytest.raises(UnreadableMoment):
+        read_moment("31-31-2015", patterns)
