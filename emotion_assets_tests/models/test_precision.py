@@ -73,7 +73,9 @@ def test_a_training_measures_and_its_metadata_says_so(tmp_path: Path, monkeypatc
     measured = run_job(job, lambda line: None)
     said = r"cpu, (bfloat16|float32) \(no GPU; a step of 8 rows took \d+\.\d\d s in bf16, \d+\.\d\d s in fp32\)"
     assert re.fullmatch(said, measured["runtime"])
-    resumed = ResumeState(tmp_path / "checkpoints", job.recipe).decide("precision", lambda: pytest.fail("chosen anew"))
+    resumed = ResumeState(tmp_path / "checkpoints", job.recipe).decide(
+        "precision on cpu", lambda: pytest.fail("chosen anew")
+    )
     assert resumed["why"] in measured["runtime"]
 
 

@@ -56,9 +56,10 @@ def _choose_runtime(model: TransformerModel, config: ClassifierConfig, run: Trai
     requested = model.training.precision
     if model.method != "lora":
         return choose_runtime(requested)
-    rows, labels = read_tokens(run.inputs["tokens"], "train", _column(model))
+    device = choose_runtime(requested).device
 
     def load_step(runtime: Runtime) -> Callable[[], None]:
+        rows, labels = read_tokens(run.inputs["tokens"], "train", _column(model))
         backend = choose_backend(model.attention, runtime)
         classifier = new_classifier(run.inputs["base"].path, model, config, runtime, backend)
         targets = torch.tensor(labels[:MEASURED_ROWS], device=runtime.device)
@@ -74,8 +75,10 @@ def _choose_runtime(model: TransformerModel, config: ClassifierConfig, run: Trai
         chosen = choose_frozen_runtime(requested, sizes.parameters, load_step)
         return {"dtype": describe_dtype(chosen.dtype), "why": chosen.why}
 
-    choice = run.resume_state.decide("precision", choose) if run.resume_state else choose()
-    return Runtime(choose_runtime(requested).device, getattr(torch, choice["dtype"]), choice["why"])
+    # Of each kind of device its own: a training that goes on without its GPU must not compute in fp16 on the CPU.
+    name = f"precision on {device.type}"
+    choice = run.resume_state.decide(name, choose) if run.resume_state else choose()
+    return Runtime(device, getattr(torch, choice["dtype"]), choice["why"])
 
 
 def _classifier_config(
