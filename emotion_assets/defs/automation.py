@@ -75,13 +75,14 @@ def _feedback_schedule(cron: str) -> dg.ScheduleDefinition:
     job=feedback_job,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts the feedback job once for each new set of file contents in the inbox.",
+    description="Starts the feedback job once for each new set of file contents in the inbox, or way to read them.",
 )
 def inbox_sensor(
     context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.SensorResult | dg.SkipReason:
-    """The run key is a hash of the new contents, so a set of files is asked for once for ever; if that run fails, the
-    hourly schedule does the work. The cursor remembers hashes, so that an unchanged file is not read at every tick."""
+    """The run key is a hash of the new contents and of how they are read, so a set of files is asked for once for ever;
+    if that run fails, the hourly schedule does the work. The cursor remembers hashes, so that an unchanged file is not
+    read at every tick."""
     from emotion_assets.reports.pending import find_pending_work
 
     try:
@@ -89,7 +90,7 @@ def inbox_sensor(
         work = find_pending_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), hashes)
     except UserError as error:
         return dg.SkipReason(str(error))
-    request = [dg.RunRequest(run_key=work.run_key)] if work.new_files else []
+    request = [dg.RunRequest(run_key=work.run_key)] if work.new_files or work.redatable else []
     skip = None if request else work.summary
     return dg.SensorResult(run_requests=request, skip_reason=skip, cursor=json.dumps(work.hashes))
 

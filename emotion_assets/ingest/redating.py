@@ -37,15 +37,20 @@ def redate(warehouse: Warehouse, settings: FeedbackSettings) -> int:
         WarehouseError: the database cannot be used.
     """
     with warehouse.reading() as db:
-        waiting = [
-            (sha256, source)
-            for sha256, name, reading in undated_files(db)
-            if (source := make_source(settings, name)).fingerprint != reading
-        ]
+        waiting = find_redatable(db, settings)
     if not waiting:
         return 0
     with warehouse.writing() as db:
         return sum(_redate_file(db, sha256, source) for sha256, source in waiting)
+
+
+def find_redatable(db: duckdb.DuckDBPyConnection, settings: FeedbackSettings) -> list[tuple[str, Source]]:
+    """sha256 and source of the files with undated rows that today's settings of their source were not tried on."""
+    return [
+        (sha256, source)
+        for sha256, name, tried in undated_files(db)
+        if (source := make_source(settings, name)).fingerprint != tried
+    ]
 
 
 def count_undated_again(db: duckdb.DuckDBPyConnection, files: Iterable[tuple[str, str]]) -> None:

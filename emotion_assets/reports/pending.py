@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, list_inbox, sha256_of
+from emotion_assets.ingest.redating import find_redatable
 from emotion_assets.ingest.sources import Source, make_source, source_name
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.atomic import write_text_atomically
@@ -29,9 +30,11 @@ TICK_WAIT_SECONDS = 10.0  # a tick must end soon; when a run has the database, t
 @dataclass(frozen=True)
 class Work:
     """What a feedback run would find. ``hashes``: the sha256 of each file by what tells it unchanged, for the next
-    look. ``run_key``: equal for equal sets of new contents. ``new_reviews``: the page does not show today's labels."""
+    look. ``redatable``: files whose undated rows are to be tried under settings that are new. ``run_key``: equal for
+    equal sets of new contents and settings. ``new_reviews``: the page does not show today's labels."""
 
     new_files: tuple[str, ...]
+    redatable: int
     unscored: int
     new_reviews: bool
     summary: str
@@ -40,13 +43,13 @@ class Work:
 
     @property
     def any(self) -> bool:
-        return bool(self.new_files or self.unscored or self.new_reviews)
+        return bool(self.new_files or self.redatable or self.unscored or self.new_reviews)
 
 
 def find_pending_work(
     settings: Settings, store: Store, warehouse: Warehouse, now: float, hashes: Mapping[str, str]
 ) -> Work:
-    """New files in the inbox, rows without a score, labels that the page does not show.
+    """New files in the inbox, rows to date, rows without a score, labels that the page does not show.
 
     ``hashes`` is what an earlier look returned; a file of the same name, size, times and inode is not read again to
     know its hash.
@@ -57,12 +60,13 @@ def find_pending_work(
     sources: dict[str, Source] = {}
     with replace(warehouse, wait_seconds=min(warehouse.wait_seconds, TICK_WAIT_SECONDS)).reading() as db:
         states, codes = file_states(db), quarantine_codes(db)
+        redatable = find_redatable(db, settings.feedback)
         unscored = count_waiting(db) if store.has(CHAMPION) else 0
         new_reviews = store.has(CHAMPION) and fingerprint_reviews(db) != _read_shown_reviews(settings)
     remembered: dict[str, str] = {}
     new: dict[str, str] = {}
     seen: set[str] = set()
-    readings: set[str] = set()
+    readings = {f"{sha256} {source.fingerprint}" for sha256, source in redatable}
     left = 0
     quarantined: list[str] = []
     files = list_inbox(settings.inbox, settings.feedback.settle_seconds, now)
@@ -89,9 +93,8 @@ def find_pending_work(
     summary += f"{_count_quarantined(quarantined)}{left} left alone"
     if not store.has(CHAMPION):
         summary += "; no champion_model yet, so nothing is scored"
-    return Work(
-        tuple(new.values()), unscored, new_reviews, summary, fingerprint(sorted(new), sorted(readings)), remembered
-    )
+    key = fingerprint(sorted(new), sorted(readings))
+    return Work(tuple(new.values()), len(redatable), unscored, new_reviews, summary, key, remembered)
 
 
 @contextmanager

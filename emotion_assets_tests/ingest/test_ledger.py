@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from emotion_assets.forms.problems import Reason
 from emotion_assets.ingest.inbox import Unavailable
 from emotion_assets.ingest.ledger import IngestReport, ingest
+from emotion_assets.reports.pending import Work, find_pending_work
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 from emotion_assets_tests.worlds.feedback import drop_csv, drop_jsonl, state
@@ -18,6 +20,10 @@ from emotion_assets_tests.worlds.feedback import drop_csv, drop_jsonl, state
 
 def take_in(workspace: Workspace, run_id: str = "run") -> IngestReport:
     return ingest(workspace.settings.inbox, workspace.warehouse, workspace.settings.feedback, run_id)
+
+
+def pending(workspace: Workspace) -> Work:
+    return find_pending_work(workspace.settings, workspace.store, workspace.warehouse, time.time(), {})
 
 
 def sha256_of_the_file(workspace: Workspace) -> str:
@@ -158,16 +164,31 @@ def test_a_date_that_cannot_be_read_costs_the_date_alone(workspace: Workspace) -
     undated = next(row for row in found["feedback"] if row["feedback_id"] == "tweets:2")
     assert json.loads(undated["attributes"]) == {"created_at": "22-02-2015 11.32"}
 
+    assert not pending(workspace).any
     (workspace.settings.inbox / "tweets" / "a.csv").unlink()  # the value is kept: the file need not be
     format_ = {"created_at_format": "%d-%m-%Y %H.%M", "timezone": "Europe/Paris"}
     dated = with_settings(workspace, sources={"tweets": format_})
+    asked = pending(dated)
+    assert (asked.any, asked.redatable, asked.new_files) == (True, 1, ())
+    assert asked.run_key != pending(with_settings(workspace, sources={"tweets": {"created_at_format": "%Y"}})).run_key
     assert accepted(dated) == []
+    assert not pending(dated).any
     with dated.warehouse.reading() as db:
         moments = db.execute("SELECT created_at, attributes FROM feedback WHERE feedback_id = 'tweets:2'").fetchall()
     assert [(moment.astimezone(UTC), rest) for moment, rest in moments] == [
         (datetime(2015, 2, 22, 10, 32, tzinfo=UTC), "{}")
     ]
     assert state(dated)["feedback_undated"] == []
+
+
+def test_times_that_stay_unreadable_are_tried_once_under_each_setting(workspace: Workspace) -> None:
+    drop_csv(workspace, "a.csv", [{"text": "so late", "created_at": "early"}, {"text": "", "created_at": ""}])
+    assert accepted(workspace) == [(1, 0, 1, 1)]
+    (workspace.settings.inbox / "a.csv").unlink()
+    changed = with_settings(workspace, sources={"default": {"created_at_format": "%d-%m-%Y"}})
+    assert pending(changed).redatable == 1
+    take_in(changed)
+    assert not pending(changed).any  # although the rejected row of the file can no longer be read again
 
 
 def test_rows_dated_later_are_known_when_their_export_grows(workspace: Workspace) -> None:

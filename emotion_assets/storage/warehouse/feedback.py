@@ -285,9 +285,12 @@ def _record_file(
 
 
 def undated_files(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str]]:
-    """sha256, source and reading fingerprint of each file that has rows without a readable time."""
-    rows = db.execute("SELECT file_sha256, source, reading FROM ingested_files WHERE rows_undated > 0").fetchall()
-    return [(sha256, source, reading) for sha256, source, reading in rows]
+    """sha256 and source of each file that has rows without a readable time, and the fingerprint of the settings that
+    these were last tried with."""
+    rows = db.execute(
+        "SELECT file_sha256, source, coalesce(dating, reading) FROM ingested_files WHERE rows_undated > 0"
+    ).fetchall()
+    return [(sha256, source, tried) for sha256, source, tried in rows]
 
 
 def undated_rows(db: duckdb.DuckDBPyConnection, sha256: str) -> list[tuple[str, str]]:
@@ -322,11 +325,12 @@ def undated_values(db: duckdb.DuckDBPyConnection, source: str, most: int) -> lis
 
 
 def record_redated(
-    db: duckdb.DuckDBPyConnection, sha256: str, source: str, reading: str, dated: pa.Table, forms: Mapping[str, int]
+    db: duckdb.DuckDBPyConnection, sha256: str, source: str, dating: str, dated: pa.Table, forms: Mapping[str, int]
 ) -> None:
     """Give rows of a file their time, and count what is left.
 
     Args:
+        dating: fingerprint of the settings that were tried.
         dated: ``feedback_id``, ``created_at`` and the ``attributes`` that are left.
         forms: of the rows that are still without a time.
     """
@@ -348,14 +352,9 @@ def record_redated(
     if forms:
         rows = [FeedbackUndated(source_sha256=sha256, source=source, form=form, n=n) for form, n in forms.items()]
         insert_rows(db, rows)
-    # The settings count as tried, but for what was refused: that is read again from the file itself.
     db.execute(
-        """
-        UPDATE ingested_files SET rows_undated = $n,
-            reading = CASE WHEN rows_rejected = 0 THEN $reading ELSE reading END
-        WHERE file_sha256 = $sha
-        """,
-        {"n": sum(forms.values()), "reading": reading, "sha": sha256},
+        "UPDATE ingested_files SET rows_undated = ?, dating = ? WHERE file_sha256 = ?",
+        [sum(forms.values()), dating, sha256],
     )
 
 

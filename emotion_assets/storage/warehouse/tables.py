@@ -192,6 +192,7 @@ class IngestedFile(Row):
     reading: Annotated[str, "fingerprint of the settings that it was read with"]
     source: Annotated[str, "folder of the inbox that it came in, or default", Default("default")]
     rows_undated: Annotated[int | None, "accepted rows whose created_at could not be read"] = None
+    dating: Annotated[str | None, "fingerprint of the settings that their times were last tried with, if later"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
