@@ -22,6 +22,8 @@ from emotion_assets_tests.worlds import faults
 from emotion_assets_tests.worlds import feedback as world
 from emotion_assets_tests.worlds.faults import KILLED, REFUSED, Ended
 
+FORGOTTEN = "c-3"
+
 
 class Tally:
     """Faults tried and survived, by kind; a fault is survived if the rerun succeeds and nothing differs."""
@@ -39,6 +41,12 @@ class Tally:
         self.survived[kind] += not found
         self.failures += [f"{kind}, {what}: {problem}" for problem in found]
         print(f"\r{sum(self.tried.values())} faults tried, {len(self.failures)} failures", end="", flush=True)
+
+    def add(self, other: Tally) -> None:
+        self.tried += other.tried
+        self.survived += other.survived
+        self.noticed += other.noticed
+        self.failures += other.failures
 
     def show(self) -> None:
         print(f"\n\n{'fault':<44}{'tried':>7}{'survived':>10}  remarks")
@@ -96,6 +104,7 @@ def main() -> None:
         for path in (home / "inbox", home / "inbox" / "shop"):
             path.chmod(0o755)
         _read_again(tally, root, fresh, rng, arguments.kills)
+        _forget(tally, root, fresh, rng, arguments.kills)
         for what, hurt in faults.damage(fresh("finished"), rng, cuts=[0, 0.0001, 0.5, 0.999999], flips=24):
             first = faults.run(hurt)
             if first.code == REFUSED and "doctor --rebuild" in first.error:
@@ -133,9 +142,33 @@ def _read_again(tally: Tally, root: Path, fresh: Callable[[str], Path], rng: ran
         home, moment = fresh("finished"), rng.uniform(0.02, ended.seconds)
         faults.kill_after(faults.start(home, sources=world.SHOP_READ), moment)
         again.judge(kind, f"after {moment:.3f} s", home, faults.run(home, sources=world.SHOP_READ))
-    tally.tried += again.tried
-    tally.survived += again.survived
-    tally.failures += again.failures
+    tally.add(again)
+
+
+def _forget(tally: Tally, root: Path, fresh: Callable[[str], Path], rng: random.Random, kills: int) -> None:
+    """Kill runs of the command forget. The next finishes it, a run that was already done refuses, and no later run
+    brings the row back."""
+    undisturbed = faults.copy_home(root / "finished", root / "forgotten")
+    ended = faults.run(undisturbed, forget=FORGOTTEN)
+    assert (ended.code, faults.run(undisturbed).code) == (0, 0), ended.error
+    gone = Tally(world.state(faults.workspace_at(undisturbed)))
+
+    def again(what: str, home: Path) -> None:
+        finished = faults.run(home, forget=FORGOTTEN)
+        done = finished.code == REFUSED and "no such row" in finished.error
+        gone.noticed[kind] += done
+        gone.judge(kind, what, home, faults.run(home) if finished.code == 0 or done else finished)
+
+    kind = "killed while forgetting a person"
+    for failpoint in faults.FORGET:
+        home = fresh("finished")
+        assert faults.run(home, failpoint, forget=FORGOTTEN).code == KILLED, f"{failpoint} was not reached"
+        again(failpoint, home)
+    for _ in range(kills // 5):
+        home, moment = fresh("finished"), rng.uniform(0.02, ended.seconds)
+        faults.kill_after(faults.start(home, forget=FORGOTTEN), moment)
+        again(f"after {moment:.3f} s", home)
+    tally.add(gone)
 
 
 def _full_disk(tally: Tally, root: Path) -> None:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emotion_assets.cli.forget import forget as forget_person
+from emotion_assets.cli.forget import make_person
 from emotion_assets.cli.rebuild import rebuild
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.failpoints import VARIABLE
@@ -55,6 +57,16 @@ READ_AGAIN = (
     "export.before_link",
 )
 """Where a run is killed that reads again what was refused, after the settings of its source changed."""
+FORGET = (
+    "warehouse.before_commit",
+    "warehouse.after_commit",
+    "forget.after_removal",
+    "warehouse.before_rewritten",
+    "export.mid_set:2",
+    "export.before_link",
+    "export.before_link:2",
+)
+"""Where a run of forget is killed."""
 SETTINGS: dict[str, Any] = {"batch_size": 64}
 
 _processes = multiprocessing.get_context("forkserver")
@@ -81,10 +93,12 @@ def run(
     clock: float = 0.0,
     repair: bool = False,
     sources: Mapping[str, Any] | None = None,
+    forget: str = "",
 ) -> Ended:
     """One run in its own process. ``file_limit``: bytes that no file may exceed, as a full disk would. ``clock``:
-    seconds added to the time. ``repair``: rebuild the database first. ``sources``: ``feedback.sources``."""
-    return wait_for(start(home, failpoint, file_limit, clock, repair, sources))
+    seconds added to the time. ``repair``: rebuild the database first. ``sources``: ``feedback.sources``. ``forget``:
+    the id of a row of the source shop to forget, in place of a run."""
+    return wait_for(start(home, failpoint, file_limit, clock, repair, sources, forget))
 
 
 def start(
@@ -94,9 +108,11 @@ def start(
     clock: float = 0.0,
     repair: bool = False,
     sources: Mapping[str, Any] | None = None,
+    forget: str = "",
 ) -> tuple[Any, Path, float]:
     error = home.parent / f"{home.name}.error-{time.monotonic_ns()}"
-    process = _processes.Process(target=_child, args=(home, error, failpoint, file_limit, clock, repair, sources))
+    arguments = (home, error, failpoint, file_limit, clock, repair, sources, forget)
+    process = _processes.Process(target=_child, args=arguments)
     process.start()
     return process, error, time.monotonic()
 
@@ -125,6 +141,7 @@ def _child(
     clock: float,
     repair: bool,
     sources: Mapping[str, Any] | None,
+    forget: str,
 ) -> None:
     os.environ[VARIABLE] = failpoint
     try:
@@ -134,6 +151,9 @@ def _child(
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
         if repair:
             list(rebuild(workspace))
+        if forget:
+            list(forget_person(workspace, make_person("shop", forget, None)))
+            return
         world.run_feedback(workspace, f"run-{os.getpid()}", now=lambda: time.time() + clock)
     except UserError as problem:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

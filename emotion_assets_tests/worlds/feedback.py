@@ -31,7 +31,8 @@ from emotion_assets.storage.workspace import Workspace
 
 TINY = Path(__file__).parent.parent / "profiles" / "tiny.yaml"
 LABELS = ["joy", "sadness", "anger", "fear", "love", "surprise"]
-TIMES = {"ingested_at", "received_at", "scored_at", "recorded_at", "run_id", "reviewed_at"}
+TIMES = {"ingested_at", "received_at", "scored_at", "recorded_at", "run_id", "reviewed_at", "forgotten_at"}
+SALTED = {"salt", "identity_hash"}
 
 
 def make_workspace(home: Path, train_rows: int = 600, **feedback: Any) -> Workspace:
@@ -204,5 +205,5 @@ def state(workspace: Workspace) -> dict[str, list[dict[str, Any]]]:
 
 
 def _comparable(table: pa.Table) -> list[dict[str, Any]]:
-    kept = [name for name in table.column_names if name not in TIMES]
+    kept = [name for name in table.column_names if name not in TIMES | SALTED]
     return sorted(table.select(kept).to_pylist(), key=lambda row: json.dumps(row, default=str))
