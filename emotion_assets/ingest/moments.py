@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNITS = {"epoch_s": 1, "epoch_ms": 1_000, "epoch_us": 1_000_000}
@@ -22,7 +23,7 @@ EMPTY = frozenset({"", "-", "--", "null", "none", "nil", "nan", "nat", "n/a", "n
 _DIGITS = re.compile(r"-?\d+(\.\d+)?")
 # 1973 to 2286 in each unit; in milliseconds from 1979, since before it 201502241135 may be a date written out.
 _RANGES = ((10**8, 10**10, 1), (3 * 10**11, 10**13, 1_000), (10**14, 10**16, 1_000_000))
-_ZONE = r"(?:\s*(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)(?:(?<=\d) UTC)?)?(?:\[[\w/+-]+\])?"
+_ZONE = r"(?:\s*(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)(?:(?<=\d) UTC)?)?(?:\[(?P<place>[\w/+-]+)\])?"
 _TIME = (
     r"(?P<hour>\d{1,2})(?P<colon>[:.])(?P<minute>\d{2})"
     r"(?:(?P=colon)(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?(?:\s*(?P<half>[AP])\.?M\.?)?"
@@ -222,7 +223,9 @@ def _unambiguous(text: str) -> datetime:
             second=int(parts["second"] or 0),
             microsecond=micro,
         )
-        return moment.replace(tzinfo=_offset(parts["zone"])) if parts["zone"] else moment
+        if parts["zone"]:
+            return moment.replace(tzinfo=_offset(parts["zone"]))
+        return moment.replace(tzinfo=_zone(parts["place"])) if parts["place"] else moment
     if _RFC_2822.fullmatch(text):
         return parsedate_to_datetime(text.replace("UTC", "GMT").removesuffix("Z"))
     if re.match(r"\d{4}-\d{2}-\d{2}[^T ]", text):  # 2026-11-02-10:00 is a day with an offset in XML
@@ -254,6 +257,13 @@ def _offset(zone: str) -> tzinfo:
     if zone.upper() in ("Z", "UTC", "GMT"):
         return UTC
     return datetime.strptime(zone.replace(":", "").ljust(5, "0"), "%z").tzinfo or UTC
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError):  # no zone of that name
+        raise ValueError from None
 
 
 def _in_utc(moment: datetime, zone: tzinfo) -> datetime:

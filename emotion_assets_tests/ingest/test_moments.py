@@ -43,6 +43,7 @@ SECONDS = int(TEN.timestamp())
         ("2026-11-02 02:00:00 -08:00", TEN),
         ("2026-11-02T02:00:00-08", TEN),
         ("2026-11-02T11:00:00+01:00[Europe/Paris]", TEN),  # Java
+        ("2026-11-02T11:00:00[Europe/Paris]", TEN),
         ("20261102T100000Z", TEN),
         ("2026/11/02 10:00", TEN),
         ("2026/11/2", DAY),
@@ -105,6 +106,7 @@ def test_an_empty_value_is_no_time_and_no_problem(value: Any) -> None:
         "2026-02-30",
         "2026-13-01",
         "2026-11-02 25:00",
+        "2026-11-02 10:00[Middle/Earth]",
         "2026-11-02 13:00 PM",
         "0000-00-00 00:00:00",
         "2026-11-02-10:00",  # a day with an offset in XML, a time elsewhere
