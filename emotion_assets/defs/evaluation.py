@@ -100,7 +100,7 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
                 **evaluation_metadata(workspace),
                 "new evaluations": outcome.added,
                 "not evaluated": dg.MetadataValue.json(outcome.missing),
-                "page": dg.MetadataValue.url(page.as_uri()),
+                "page": display.page(workspace.settings, page),
                 "path": dg.MetadataValue.path(page),
             },
         )

@@ -145,7 +145,7 @@ def feedback_report(
     return dg.MaterializeResult(
         metadata={
             **display.rows(exported.rows["scores"]),
-            "page": dg.MetadataValue.url(page.as_uri()),
+            "page": display.page(workspace.settings, page),
             "exports": dg.MetadataValue.path(exported.folder.parent / "current"),
             "exported rows": display.table(_as_records(exported.rows)),
         },

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import dagster as dg
 
+from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.warehouse.declaration import Row, columns_of
 
 if TYPE_CHECKING:
@@ -34,6 +37,12 @@ def table_columns(row: type[Row]) -> dict[str, Any]:
         for column in columns_of(row)
     ]
     return {"dagster/column_schema": dg.TableSchema(described)}
+
+
+def page(settings: Settings, written: Path) -> dg.UrlMetadataValue:
+    """The link to a file below ``reports/``, as ``reports.server`` or a proxy serves it."""
+    path = quote(written.relative_to(settings.reports).as_posix())
+    return dg.MetadataValue.url(f"{settings.reports_url}/{path}")
 
 
 def rows(count: int) -> dict[str, int]:
