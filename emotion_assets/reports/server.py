@@ -20,7 +20,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-SERVED = {".html", ".csv", ".parquet"}
+SERVED = {".html", ".png", ".csv", ".parquet"}
 LOOPBACK = ("127.0.0.1", "localhost")
 DEFAULT_PORT = 3001
 HEADERS = {
