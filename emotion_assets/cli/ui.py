@@ -8,6 +8,7 @@ Belongs here: which processes there are and on which ports. Does not belong here
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import IO
 
 import uvicorn
 
@@ -29,6 +31,8 @@ from emotion_assets.settings.schema import PROJECT_DIR, Settings
 HOST = LOOPBACK[0]
 FIRST_PORT, LAST_PORT = 3000, 3100
 START_SECONDS = 120
+ECHO = re.compile(r" - dagster - (DEBUG|INFO) - ")
+"""A line of a run's log on the terminal; the UI shows it with its run."""
 
 
 def main() -> int:
@@ -82,7 +86,7 @@ def _serving_reports(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _running_dagster(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def _running_dagster(settings: Settings) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Dagster's webserver, daemon and code server, and the address of the first; they end with this block."""
     port = _free_port()
     # `dg dev`, which dagster says to use instead, reports each start to its makers before it has read that it must not.
@@ -91,14 +95,29 @@ def _running_dagster(settings: Settings) -> Iterator[tuple[subprocess.Popen[byte
     # DAGSTER_HOME comes out of .env; where it is in the environment, dagster warns of the dagster.yaml in the project.
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     process = subprocess.Popen(
-        [*command, *options], cwd=PROJECT_DIR, env={**environment, "EMOTION_HOME": str(settings.home)}
+        [*command, *options],
+        cwd=PROJECT_DIR,
+        env={**environment, "EMOTION_HOME": str(settings.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,  # Ctrl-C comes here alone, and is passed on once
     )
+    assert process.stdout is not None
+    threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True).start()
     try:
         yield process, f"http://{HOST}:{port}"
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         process.wait()
+
+
+def _pass_on(said: IO[str]) -> None:
+    for line in said:
+        if not ECHO.search(line):
+            print(line, end="", flush=True)
 
 
 def _free_port() -> int:
@@ -109,7 +128,7 @@ def _free_port() -> int:
     raise SettingsError(f"ports {FIRST_PORT} to {LAST_PORT - 1} are all taken; end what uses one of them")
 
 
-def _wait_until_it_answers(dagster: subprocess.Popen[bytes], address: str) -> None:
+def _wait_until_it_answers(dagster: subprocess.Popen[str], address: str) -> None:
     """Return when the webserver answers, or Dagster has ended, which has said why.
 
     Raises:
