@@ -14,7 +14,10 @@ def with_source_links(
 ) -> list[dg.AssetsDefinition | dg.SourceAsset]:
     """The same assets, each with the place of its body. ``dagster.with_source_code_references`` would point at the
     wrapper that turns a user's mistake into one line (``defs.failures``)."""
-    return [_with_link(asset) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets]
+    return [
+        _with_link(asset) if isinstance(asset, dg.AssetsDefinition) and asset.is_executable else asset
+        for asset in assets
+    ]
 
 
 def _with_link(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
