@@ -1,14 +1,15 @@
 # Everything a user runs. Needs Python 3.11+ and a package index; the first target makes its own .venv.
 PYTHON ?= python3
-export EMOTION_HOME ?= $(CURDIR)/data
-export DAGSTER_HOME ?= $(if $(filter /%,$(EMOTION_HOME)),$(EMOTION_HOME),$(CURDIR)/$(EMOTION_HOME))/dagster
+EMOTION_HOME ?= data
+override EMOTION_HOME := $(if $(filter /%,$(EMOTION_HOME)),$(EMOTION_HOME),$(CURDIR)/$(EMOTION_HOME))
+export EMOTION_HOME
+override DAGSTER_HOME := $(EMOTION_HOME)/dagster
+export DAGSTER_HOME
 
 BIN := .venv/bin
 READY := .venv/.installed
 
 .PHONY: demo test ui lint bench clean instance wheels
-
-demo ui: export PYTHONWARNINGS := ignore
 
 demo: $(READY) wheels instance
 	@mkdir -p "$(EMOTION_HOME)/inbox"
@@ -20,8 +21,7 @@ demo: $(READY) wheels instance
 			mv "$(EMOTION_HOME)/inbox/.$$name" "$(EMOTION_HOME)/inbox/$$name" || exit 1; \
 		done; sleep 6; \
 	fi
-	@$(BIN)/dagster asset materialize --select '*' -m emotion_assets.definitions \
-		--config-json '{"loggers": {"console": {}}}'
+	@$(BIN)/dg launch --assets '*' --config-json '{"loggers": {"console": {}}}'
 	@$(BIN)/emotion-assets leaderboard
 	@echo "The pages: $(EMOTION_HOME)/reports/evaluation.html and $(EMOTION_HOME)/reports/feedback.html"
 	@echo
@@ -34,7 +34,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 ui: $(READY) wheels instance
-	@$(BIN)/dagster dev
+	@$(BIN)/python -m emotion_assets.cli.ui
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
@@ -51,10 +51,21 @@ clean:
 wheels: $(READY)
 	@test -n "$(EMOTION_PROFILE)" || $(BIN)/python -m emotion_assets.profiles.wheels pretrained
 
-# The settings of Dagster's instance; one's own stay as they are.
+# Dagster's instance stands in the home, one's own settings of it stay. `.env` leads every command there, sourced by a
+# shell or found by dagster and dg in this folder; one's own lines of it stay.
+define DOT_ENV
+export EMOTION_HOME="$${EMOTION_HOME:-$(CURDIR)/data}"
+export DAGSTER_HOME="$${EMOTION_HOME}/dagster"
+export PATH="$(CURDIR)/.venv/bin:$${PATH}"
+endef
+export DOT_ENV
+
 instance:
 	@mkdir -p "$(DAGSTER_HOME)"
 	@test -e "$(DAGSTER_HOME)/dagster.yaml" || cp dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"
+	@touch .env
+	@{ grep -v -e '^export EMOTION_HOME="$${EMOTION_HOME:-' -e '^export DAGSTER_HOME="$${EMOTION_HOME}/dagster"' \
+		-e '^export PATH=".*/.venv/bin:$${PATH}"' .env; echo "$$DOT_ENV"; } > .env.new; mv .env.new .env
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

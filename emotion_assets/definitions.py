@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import dagster as dg
 
 
@@ -9,5 +11,10 @@ import dagster as dg
 def defs() -> dg.Definitions:
     """The definitions of the profile that ``EMOTION_PROFILE`` names."""
     from emotion_assets.defs.build import build_defs
+    from emotion_assets.defs.selection import refuse_empty_selection
+    from emotion_assets.defs.upstream_warnings import ignore_upstream_warnings
 
-    return build_defs()
+    ignore_upstream_warnings()
+    definitions = build_defs()
+    refuse_empty_selection(definitions, sys.argv)
+    return definitions

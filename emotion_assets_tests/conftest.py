@@ -69,7 +69,6 @@ class Terminal:
         self.dagster_home.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / "dagster.yaml", self.dagster_home)
         here = {
-            "PYTHONWARNINGS": "ignore",
             "EMOTION_HOME": str(self.home),
             "DAGSTER_HOME": str(self.dagster_home),
             **self.environment,
@@ -87,7 +86,7 @@ class Terminal:
 
     def materialise(self, selection: str = "*", **environment: str) -> subprocess.CompletedProcess[str]:
         """What ``make demo`` runs."""
-        command = ["dagster", "asset", "materialize", "--select", selection, "-m", "emotion_assets.definitions"]
+        command = ["dagster_dg_cli.cli", "launch", "--assets", selection]
         return self.run(*command, "--config-json", '{"loggers": {"console": {}}}', **environment)
 
     def emotion_assets(

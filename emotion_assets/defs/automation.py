@@ -18,7 +18,10 @@ from emotion_assets.storage.workspace import Workspace
 
 FEEDBACK_ASSETS = dg.AssetSelection.assets("feedback", "scored_feedback", "feedback_report")
 feedback_job = dg.define_asset_job(
-    "feedback_job", FEEDBACK_ASSETS, description="Ingest what is new in the inbox, score it, renew the report."
+    "feedback_job",
+    FEEDBACK_ASSETS,
+    config={"loggers": {"console": {}}},  # `dagster job execute` says what goes on
+    description="Ingest what is new in the inbox, score it, renew the report.",
 )
 
 

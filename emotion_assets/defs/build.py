@@ -15,6 +15,7 @@ from emotion_assets.defs.dataset import dataset_assets
 from emotion_assets.defs.evaluation import evaluation_assets
 from emotion_assets.defs.feedback import feedback_assets
 from emotion_assets.defs.models import model_assets
+from emotion_assets.defs.source_links import with_source_links
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.storage.workspace import Workspace
 
@@ -28,12 +29,14 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     settings = load_settings(overrides=overrides)
     _share_cores(settings.parallel_steps)
     return dg.Definitions(
-        assets=[
-            *dataset_assets(settings),
-            *model_assets(settings),
-            *evaluation_assets(settings),
-            *feedback_assets(settings),
-        ],
+        assets=with_source_links(
+            [
+                *dataset_assets(settings),
+                *model_assets(settings),
+                *evaluation_assets(settings),
+                *feedback_assets(settings),
+            ]
+        ),
         asset_checks=asset_checks(settings),
         schedules=schedules(settings),
         sensors=sensors(settings),

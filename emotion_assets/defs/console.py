@@ -1,6 +1,7 @@
 """The terminal's view of a run: what starts, what a step says, what it cost, and a user's error as one line.
 
-The whole event log stays in Dagster's storage and UI; only its echo on the terminal is shortened here.
+The whole event log stays in Dagster's storage and UI; only its echo on the terminal is shortened here, and left
+out where no person started the run: a run of the UI, a schedule or a sensor is looked at in the UI.
 """
 
 from __future__ import annotations
@@ -50,11 +51,18 @@ def _is_shown(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.INFO and "[pipes]" not in record.getMessage()
 
 
+def _is_started_by_a_service() -> bool:
+    """Services of Dagster start each run as ``dagster api execute_run``."""
+    return sys.argv[1:2] == ["api"]
+
+
 def _console_logger(_: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.getLogger("emotion_assets.defs.console")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    if not logger.handlers:
+    if _is_started_by_a_service():
+        logger.addHandler(logging.NullHandler())
+    elif not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_Line())
         handler.addFilter(_is_shown)

@@ -62,6 +62,7 @@ def raw_emotion_dataset(
         metadata={
             **display.rows(sum(folder.info["rows"].values())),
             **display.columns({"text": "string", "label": "string"}),
+            **{f"{split} rows": n for split, n in folder.info["rows"].items()},
             "splits": display.table(
                 [
                     {"split": split, "rows": n, "fingerprint": folder.info["fingerprints"][split][:12]}
@@ -109,23 +110,23 @@ def class_balance_report(
         metadata={
             **display.rows(len(report.counts)),
             **display.table_columns(ClassBalance),
-            **_balance_metadata(report),
+            **_balance_metadata(workspace.settings, f"shares-{stored.version}", report),
         },
     )
 
 
-def _balance_metadata(report: "BalanceReport") -> dict[str, Any]:
+def _balance_metadata(settings: Settings, name: str, report: "BalanceReport") -> dict[str, Any]:
     shares = {
         split.split: {s.emotion: s.share for s in report.shares if s.split == split.split} for split in report.splits
     }
     return {
-        "shares": display.bars(shares, "Share of each emotion", "share of the split's rows"),
+        "shares": display.bars(settings, name, shares, "Share of each emotion", "share of the split's rows"),
         "rows": display.table(report.counts),
         "imbalance ratio": report.imbalance_ratio,
         "defects": display.table([split.model_dump(exclude={"lengths"}) for split in report.splits]),
         "shared between splits": display.table([overlap.model_dump() for overlap in report.overlaps]),
         "shift of shares against train": display.table([shift.model_dump() for shift in report.shifts]),
-        "likely label errors": display.table([{"split": s, "rows": n} for s, n in report.likely_label_errors.items()]),
+        **{f"likely label errors in {split}": n for split, n in report.likely_label_errors.items()},
         "most doubtful labels": display.table(
             [
                 error.model_dump(include={"split", "row", "text", "label", "suggested"})
@@ -148,7 +149,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         deps=[RAW_DATASET],
         group_name=GROUP,
         owners=[OWNER],
-        kinds={"python", "parquet", "huggingface"},
+        kinds={"tokens", "parquet", "huggingface"},
         code_version=fingerprint(versions.TOKENS, tokenizer.model_dump(mode="json"), instruction)[:12],
         op_tags=STARTS_FIRST,
         automation_condition=follow_inputs(),
@@ -166,6 +167,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
                 **display.rows(sum(part["rows"] for part in statistics.values())),
                 **display.columns({"input_ids": "list<int32>", "label": "int16", "length": "int32"}),
                 "lengths in tokens": display.table([{"split": split, **part} for split, part in statistics.items()]),
+                "cut rows": sum(part["truncated"] for part in statistics.values()),
                 "vocabulary": folder.info["vocab_size"],
                 "max length": tokenizer.max_length,
                 "path": dg.MetadataValue.path(folder.path),

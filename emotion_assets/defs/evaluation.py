@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.automation import follow_inputs
@@ -32,7 +33,7 @@ def _predictions(name: str) -> dg.AssetsDefinition:
         deps=[model_key(name), RAW_DATASET],
         group_name=GROUP,
         owners=[OWNER],
-        kinds={"python", "parquet"},
+        kinds={"predictions", "parquet"},
         code_version=versions.PREDICTIONS,
         automation_condition=follow_inputs(),
         description=f"Class probabilities of {name} for every row of validation and test.",
@@ -51,7 +52,7 @@ def _predictions(name: str) -> dg.AssetsDefinition:
             metadata={
                 **display.rows(sum(folder.info["rows"].values())),
                 **display.columns({"label": "int16", "probabilities": "list<float32>"}),
-                "accuracy": display.table(split_accuracies(folder)),
+                **split_accuracies(folder),
                 "texts per second": folder.info["texts_per_second"],
                 "model version": folder.info["model_digest"][:12],
                 "path": dg.MetadataValue.path(folder.path),
@@ -61,11 +62,10 @@ def _predictions(name: str) -> dg.AssetsDefinition:
     return predictions
 
 
-def split_accuracies(predictions: StoredFolder) -> list[dict[str, Any]]:
+def split_accuracies(predictions: StoredFolder) -> dict[str, float]:
     from emotion_assets.evaluation.predictions import SCORED_SPLITS, read_predictions
 
-    right = {split: read_predictions(predictions, split).right for split in SCORED_SPLITS}
-    return [{"split": split, "rows": len(r), "accuracy": float(r.mean())} for split, r in right.items()]
+    return {f"{split} accuracy": float(read_predictions(predictions, split).right.mean()) for split in SCORED_SPLITS}
 
 
 def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
@@ -100,7 +100,7 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
                 **evaluation_metadata(workspace),
                 "new evaluations": outcome.added,
                 "not evaluated": dg.MetadataValue.json(outcome.missing),
-                "page": dg.MetadataValue.url(page.as_uri()),
+                "page": display.page(workspace.settings, page),
                 "path": dg.MetadataValue.path(page),
             },
         )
@@ -143,27 +143,33 @@ def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
         ]
         rows = len(evaluation_keys(db))
     ranked = with_published(board)
+    settings, picture = workspace.settings, fingerprint([row["model_version"] for row in board])[:12]
     return {
         **display.rows(rows),
         **display.table_columns(Evaluation),
         "leaderboard": display.table(short_leaderboard(ranked)),
-        "accuracy": accuracy_intervals(ranked),
-        "confusion of the best": confusion_plot(confusion, f"{best['model']} on test"),
+        "accuracy": accuracy_intervals(settings, f"accuracy-{picture}", ranked),
+        "confusion of the best": confusion_plot(
+            settings, f"confusion-{picture}", confusion, f"{best['model']} on test"
+        ),
+        "best test accuracy": best["accuracy"],
+        "best macro F1": best["macro_f1"],
+        **{f"test accuracy of {row['model']}": row["accuracy"] for row in board},
+        **{f"macro F1 of {row['model']}": row["macro_f1"] for row in board},
+        **{f"texts per second of {row['model']}": row["texts_per_second"] for row in board},
     }
 
 
 def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
-            "model": row["model"],
-            "version": "published" if row["published"] else row["model_version"],
+            "model": f"{row['model']} (published)" if row["published"] else row["model"],
             "accuracy": row["accuracy"],
             "95% interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
             "macro F1": row["macro_f1"],
             "calibration error": row["ece"],
             "parameters": row["total_parameters"],
             "texts/s": row["texts_per_second"],
-            "dataset": row["dataset"],
         }
         for row in rows
     ]
@@ -172,12 +178,12 @@ def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class ChampionConfig(dg.Config):
     """All off: the rule decides. A pin or a rollback holds until ``unpin``."""
 
-    pin: str = ""
-    """A model of the profile, or a model version that was evaluated: it becomes the champion."""
-    rollback: bool = False
-    """The champion before the present one becomes the champion again."""
-    unpin: bool = False
-    """Let the rule decide again."""
+    pin: str = Field(
+        default="",
+        description="a model of the profile, or a model version that was evaluated: it becomes the champion",
+    )
+    rollback: bool = Field(default=False, description="the champion before the present one becomes the champion again")
+    unpin: bool = Field(default=False, description="let the rule decide again")
 
 
 def _champion_model(settings: Settings) -> dg.AssetsDefinition:
@@ -226,9 +232,11 @@ def decision_metadata(decision: Mapping[str, Any], workspace: Workspace) -> dict
         {key: entry[key] for key in ("model", "model_version", "accuracy", "difference", "qualifies", "why")}
         for entry in json.loads(decision["numbers"])
     ]
+    accuracy = next((row["accuracy"] for row in numbers if row["model_version"] == decision["model_version"]), None)
     return {
         **display.rows(rows),
         **display.table_columns(ChampionDecision),
+        **({} if accuracy is None else {"validation accuracy": accuracy}),
         "champion": decision["model"],
         "version": decision["model_version"],
         "action": decision["action"],

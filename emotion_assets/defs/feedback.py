@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import user_errors_as_failures
@@ -62,6 +64,9 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
                 ]
             ),
             "new rows": report.rows_accepted,
+            "new rejects": sum(file.counts.rejected for file in report.new),
+            "new duplicates": sum(file.counts.duplicate for file in report.new),
+            "rejects": sum(row["n"] for row in totals["rejects"]),
             "files known before": report.known,
             "files left alone": display.table([{"file": file.name, "why": file.why} for file in report.left]),
             "rejects by reason": display.table(totals["rejects"]),
@@ -75,8 +80,10 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
 class ScoringConfig(dg.Config):
     """Off: each row is scored once, by the champion of its time."""
 
-    rescore: str = ""
-    """``all``, or ``since 2026-01-31``: score history again with the champion of now, keep the old scores."""
+    rescore: str = Field(
+        default="",
+        description="all, or since 2026-01-31: score history again with the champion of now, keep the old scores",
+    )
 
 
 @dg.asset(
@@ -95,6 +102,7 @@ def scored_feedback(
     from emotion_assets.scoring.score import score_feedback
     from emotion_assets.storage.warehouse.scores import score_totals
 
+    started = time.perf_counter()
     report = score_feedback(
         workspace.settings,
         workspace.store,
@@ -103,8 +111,11 @@ def scored_feedback(
         config.rescore,
         lambda done, total: context.log.info(f"{done} of {total} rows scored"),
     )
+    seconds = time.perf_counter() - started
     with workspace.warehouse.reading() as db:
         totals = score_totals(db)
+    abstained = sum(row["abstained"] for row in totals["emotions"])
+    newest = sum(row["n"] for row in totals["emotions"])
     return dg.MaterializeResult(
         metadata={
             **display.rows(totals["rows"]),
@@ -112,7 +123,10 @@ def scored_feedback(
             "model": f"{report.model} {report.model_version}",
             "newly scored rows": report.rows,
             "texts computed": report.computed,
-            "statuses of this run": display.table([report.statuses]),
+            **({"texts per second": report.computed / seconds} if report.computed else {}),
+            "abstentions": abstained,
+            **({"coverage": 1 - abstained / newest} if newest else {}),
+            **{f"new rows {status}": n for status, n in report.statuses.items()},
             "confidence threshold": report.threshold,
             "earlier rows with another status by it": report.redecided,
             "emotions": display.table(totals["emotions"]),
@@ -145,7 +159,7 @@ def feedback_report(
     return dg.MaterializeResult(
         metadata={
             **display.rows(exported.rows["scores"]),
-            "page": dg.MetadataValue.url(page.as_uri()),
+            "page": display.page(workspace.settings, page),
             "exports": dg.MetadataValue.path(exported.folder.parent / "current"),
             "exported rows": display.table(_as_records(exported.rows)),
         },

@@ -1,25 +1,42 @@
-"""How results look in the UI: small plots, tables and column schemas as Dagster metadata."""
+"""How results look in the UI: numbers that plot over time, small tables, pictures and column schemas as metadata.
+
+The UI shows Markdown in its place when it is shorter than 1,000 characters, and a button otherwise. So tables end
+before that, and a picture is a file below ``reports/``, which is served (``reports.server``) and linked.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import dagster as dg
 
+from emotion_assets.settings.schema import Settings
+from emotion_assets.storage.atomic import replacing_file
 from emotion_assets.storage.warehouse.declaration import Row, columns_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, ACCENT = "#334155", "#2563eb"
+INLINE_CHARACTERS = 1000
+PLOTS = "plots"
+CELL_CHARACTERS = 80
+COLUMNS = {
+    "text": "the text, as it was written",
+    "label": "the text's label",
+    "input_ids": "token ids of the text, special tokens included, cut at the profile's max_length",
+    "length": "number of tokens before the cut",
+    "probabilities": "the model's probability for each label, in the order of the profile's labels",
+}
 
 
 def columns(types: Mapping[str, str]) -> dict[str, Any]:
-    """``dagster/column_schema`` of files, from column names and types."""
-    return {"dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind) for name, kind in types.items()])}
+    """``dagster/column_schema`` of files, from column names and types; what each means stands in ``COLUMNS``."""
+    described = [dg.TableColumn(name, kind, description=COLUMNS[name]) for name, kind in types.items()]
+    return {"dagster/column_schema": dg.TableSchema(described)}
 
 
 def table_columns(row: type[Row]) -> dict[str, Any]:
@@ -36,30 +53,49 @@ def table_columns(row: type[Row]) -> dict[str, Any]:
     return {"dagster/column_schema": dg.TableSchema(described)}
 
 
+def page(settings: Settings, written: Path) -> dg.UrlMetadataValue:
+    """The link to a file below ``reports/``, as ``reports.server`` or a proxy serves it."""
+    path = quote(written.relative_to(settings.reports).as_posix())
+    return dg.MetadataValue.url(f"{settings.reports_url}/{path}")
+
+
 def rows(count: int) -> dict[str, int]:
     return {"dagster/row_count": count}
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Records of equal keys as a Markdown table; floats get four significant digits."""
+    """Records of equal keys as a Markdown table that the UI shows in its place: as many rows as fit, and how many do
+    not. Floats get four significant digits, long texts end with an ellipsis."""
     if not records:
         return dg.MetadataValue.md("(no rows)")
     names = list(records[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(_cell(record[name]) for name in names) + " |" for record in records]
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
+    for shown, record in enumerate(records):
+        line = "| " + " | ".join(_cell(record[name]) for name in names) + " |"
+        more = f"\n\nand {len(records) - shown} more"
+        if len("\n".join([*lines, line])) + len(more) >= INLINE_CHARACTERS:
+            return dg.MetadataValue.md("\n".join(lines) + more)
+        lines.append(line)
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def image(figure: Figure, alternative: str = "plot") -> dg.MarkdownMetadataValue:
-    """A figure as a PNG inside the Markdown itself, so that it needs no file to be served."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight", facecolor="white")
-    return dg.MetadataValue.md(
-        f"![{alternative}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
-    )
+def image(settings: Settings, name: str, figure: Figure, alternative: str = "plot") -> dg.MarkdownMetadataValue:
+    """A figure as a PNG below ``reports/``, shown and linked.
+
+    Args:
+        name: of the file; with the version of what it shows in it, so that older results keep their picture.
+    """
+    file = settings.reports / PLOTS / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(file) as draft:
+        figure.savefig(draft, format="png", dpi=90, bbox_inches="tight", facecolor="white")
+    url = page(settings, file).value
+    return dg.MetadataValue.md(f"[![{alternative}]({url})]({url})")
 
 
-def bars(groups: Mapping[str, Mapping[str, float]], title: str, unit: str) -> dg.MarkdownMetadataValue:
+def bars(
+    settings: Settings, name: str, groups: Mapping[str, Mapping[str, float]], title: str, unit: str
+) -> dg.MarkdownMetadataValue:
     """One group of horizontal bars per outer key, one bar per inner key."""
     figure, axes = _figure(6.0, 0.34 * len(next(iter(groups.values()))) * max(1, len(groups) * 0.5) + 1.0)
     names = list(next(iter(groups.values())))
@@ -73,11 +109,11 @@ def bars(groups: Mapping[str, Mapping[str, float]], title: str, unit: str) -> dg
     axes.set_title(title, loc="left", fontsize=10)
     if len(groups) > 1:
         axes.legend(frameon=False, fontsize=8)
-    return image(figure, title)
+    return image(settings, name, figure, title)
 
 
 def curve(
-    steps: Sequence[int], losses: Sequence[float], scores: Sequence[float], title: str
+    settings: Settings, name: str, steps: Sequence[int], losses: Sequence[float], scores: Sequence[float], title: str
 ) -> dg.MarkdownMetadataValue:
     """Training loss over the steps and, where it was measured, validation accuracy after each epoch."""
     figure, axes = _figure(6.0, 2.6)
@@ -92,7 +128,7 @@ def curve(
         second.plot(ends, scores, color="#d97706", marker="o", markersize=3, linewidth=1.2)
         second.set_ylabel("validation accuracy", color="#d97706")
         second.spines["top"].set_visible(False)
-    return image(figure, title)
+    return image(settings, name, figure, title)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
@@ -107,4 +143,5 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    text = text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
     return text.replace("|", "\\|").replace("\n", " ")

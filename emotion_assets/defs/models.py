@@ -40,7 +40,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         deps=[tokens] if made_here else [],
         group_name=GROUP,
         owners=[OWNER],
-        kinds={"pytorch", "huggingface"},
+        kinds={"checkpoint", "pytorch", "huggingface"},
         code_version=fingerprint(versions.TRAINING, settings.seed, base.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
         op_tags=STARTS_FIRST if main is not None and main.base_name == name else None,
@@ -61,7 +61,9 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
             )
         else:
             folder = _resolve_base(workspace, name)
-        return _materialize_result(folder, {"pre-training": folder.info.get("curve")})
+        return _materialize_result(
+            workspace.settings, base_key(name), folder, {"pre-training": folder.info.get("curve")}
+        )
 
     return base_model
 
@@ -90,7 +92,7 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
         deps=list(sources.values()),
         group_name=GROUP,
         owners=[OWNER],
-        kinds=set(kind.ui_kinds),
+        kinds={"classifier", *kind.ui_kinds},
         code_version=fingerprint(versions.TRAINING, settings.seed, model.model_dump(mode="json"))[:12],
         pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
         op_tags=STARTS_FIRST if name == MAIN_MODEL else None,
@@ -102,7 +104,7 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         inputs = {part: workspace.store.current(key, verify=False) for part, key in sources.items()}
         folder = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs)
-        return _materialize_result(folder, {"training": folder.info.get("curve")})
+        return _materialize_result(workspace.settings, model_key(name), folder, {"training": folder.info.get("curve")})
 
     return trained_model
 
@@ -144,10 +146,13 @@ def _train_or_recall(
     return folder
 
 
-def _materialize_result(folder: StoredFolder, curves: Mapping[str, Any]) -> dg.MaterializeResult[None]:
+def _materialize_result(
+    settings: Settings, key: Sequence[str], folder: StoredFolder, curves: Mapping[str, Any]
+) -> dg.MaterializeResult[None]:
     info = folder.info
+    picture = f"{'-'.join(key)}-{folder.version}"
     plots = {
-        name: display.curve(curve["steps"], curve["losses"], curve["validation_accuracy"], name)
+        name: display.curve(settings, picture, curve["steps"], curve["losses"], curve["validation_accuracy"], name)
         for name, curve in curves.items()
         if curve and curve["steps"]
     }

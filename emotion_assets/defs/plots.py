@@ -6,9 +6,10 @@ from typing import Any
 import dagster as dg
 
 from emotion_assets.defs.metadata import ACCENT, INK, image
+from emotion_assets.settings.schema import Settings
 
 
-def accuracy_intervals(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
+def accuracy_intervals(settings: Settings, name: str, rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
     """Test accuracy of each model with its 95% interval, best on top."""
     from matplotlib.figure import Figure
 
@@ -23,10 +24,12 @@ def accuracy_intervals(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadata
     axes.set_xlabel("test accuracy, 95% interval", fontsize=8)
     axes.tick_params(colors=INK, labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return image(figure, "accuracy with 95% intervals")
+    return image(settings, name, figure, "accuracy with 95% intervals")
 
 
-def confusion_plot(confusion: Sequence[Mapping[str, Any]], title: str) -> dg.MarkdownMetadataValue:
+def confusion_plot(
+    settings: Settings, name: str, confusion: Sequence[Mapping[str, Any]], title: str
+) -> dg.MarkdownMetadataValue:
     """Counts of actual by predicted label; shading is the share of the actual label's rows."""
     from matplotlib.figure import Figure
 
@@ -48,4 +51,4 @@ def confusion_plot(confusion: Sequence[Mapping[str, Any]], title: str) -> dg.Mar
     axes.set_title(title, loc="left", fontsize=10)
     axes.tick_params(colors=INK, labelsize=8, length=0)
     axes.spines[:].set_visible(False)
-    return image(figure, title)
+    return image(settings, name, figure, title)

@@ -38,7 +38,7 @@ def load_settings(
     profile: str | None = None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
     """Read the profile that ``EMOTION_PROFILE`` names, or else ``default_profile()``; apply ``EMOTION_DATASET``,
-    ``EMOTION_HOME`` and ``overrides``.
+    ``EMOTION_HOME``, ``EMOTION_REPORTS_URL`` and ``overrides``.
 
     ``overrides`` is nested like a profile (``home`` may be given too); its mappings are merged into the profile's.
 
@@ -59,6 +59,8 @@ def load_settings(
         content["dataset"] = {**kept, "source": dataset, **({} if same else {"revision": None})}
     home = Path(environ.get("EMOTION_HOME") or PROJECT_DIR / "data").expanduser()
     content |= {"profile": path.stem, "home": home if home.is_absolute() else Path.cwd() / home}
+    if url := environ.get("EMOTION_REPORTS_URL"):
+        content["reports_url"] = url.rstrip("/")
     content = _merged(content, overrides or {})
     try:
         settings = _PROFILE.model_validate(content)

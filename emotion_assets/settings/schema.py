@@ -252,6 +252,12 @@ class Settings(Frozen):
     feedback: FeedbackSettings = FeedbackSettings()
     parallel_steps: Annotated[int, Field(ge=1, description="steps of one run that go side by side")] = 1
     home: Path
+    reports_url: Annotated[
+        str,
+        Field(
+            pattern=r"^https?://[^/\s]+(/[^\s]*[^/\s])?$", description="where browsers find the pages, no / at its end"
+        ),
+    ] = "http://127.0.0.1:3001"
 
     @model_validator(mode="after")
     def _names_agree(self) -> Settings:

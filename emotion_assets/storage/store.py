@@ -76,18 +76,18 @@ class Store:
         with drafting_folder(self.root / kind, ABANDONED_SECONDS) as folder:
             yield Draft(folder)
 
-    def open(self, kind: str, digest: str, verify: bool = True) -> StoredFolder:
-        """The folder of that kind and digest.
+    def open(self, kind: str, digest: str, verify: bool = True, asset: str = "the asset that makes it") -> StoredFolder:
+        """The folder of that kind and digest; ``asset`` is the one to materialise where it is not there or damaged.
 
         Raises:
             StoreError: it is not there, or a file in it does not have the sha256 that the manifest and the digest say.
         """
         folder = StoredFolder(self.root / kind / digest[:16], digest)
-        again = f"delete {folder.path} and materialise again"
+        again = f"delete {folder.path} and materialise {asset} again"
         try:
             manifest = json.loads(folder.file(MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise StoreError(f"{folder.path}: not in the store; materialise the asset that makes it again") from None
+            raise StoreError(f"{folder.path}: not in the store; materialise {asset} again") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise StoreError(f"{folder.path / MANIFEST}: damaged; {again}") from None
         if _digest(manifest["files"], manifest.get("identity")) != digest:
@@ -112,11 +112,15 @@ class Store:
         Raises:
             StoreError: the asset was never materialised here, or its folder is damaged.
         """
+        asset = "/".join(key)
         try:
             pointer = json.loads(self._pointer(key).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise StoreError(f"{'/'.join(key)} was not materialised yet in {self.root}; materialise it first") from None
-        return self.open(pointer["kind"], pointer["digest"], verify)
+            raise StoreError(
+                f"{asset} was not materialised yet in {self.root}; materialise {asset} first (dg launch --assets "
+                f"'*{asset}' takes all that it needs)"
+            ) from None
+        return self.open(pointer["kind"], pointer["digest"], verify, asset)
 
     def has(self, key: Sequence[str]) -> bool:
         return self._pointer(key).is_file()

@@ -80,6 +80,33 @@ def test_every_asset_tells_what_it_is_who_owns_it_and_what_it_is_made_with(specs
         assert spec.code_version, key
 
 
+def test_every_asset_links_the_lines_that_make_it(specs: dict[str, dg.AssetSpec]) -> None:
+    for key, spec in specs.items():
+        (place,) = spec.metadata["dagster/code_references"].code_references
+        body = Path(place.file_path).read_text(encoding="utf-8").splitlines()[place.line_number - 1 :]
+        assert any(line.strip().startswith("def ") for line in body[:40]), key
+        assert "defs" in place.file_path, key
+        assert "failures.py" not in place.file_path, key
+
+
+@pytest.mark.parametrize("profile", ["embedded", "paper"])
+def test_kinds_tell_nodes_of_one_name_apart(profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMOTION_PROFILE", profile)
+    shown: dict[tuple[str, ...], str] = {}
+    for spec in build_defs({"home": tmp_path}).resolve_all_asset_specs():
+        node = (spec.key.path[-1], *sorted(spec.kinds))
+        assert node not in shown, (spec.key, shown.get(node))
+        shown[node] = spec.key.to_user_string()
+
+
+def test_every_setting_of_a_run_is_described(tmp_path: Path) -> None:
+    defs = build_defs({"home": tmp_path})
+    for key in ("champion_model", "scored_feedback"):
+        fields = defs.get_assets_def(key).op.config_schema.config_type.fields  # type: ignore[union-attr]
+        assert fields
+        assert [name for name, field in fields.items() if not field.description] == [], key
+
+
 def test_training_never_starts_by_itself_and_analysis_follows_its_inputs(specs: dict[str, dg.AssetSpec]) -> None:
     followers = {key for key, spec in specs.items() if spec.automation_condition is not None}
     assert followers.isdisjoint({"raw_emotion_dataset", *GRAPH["models"]})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import dagster as dg
 import duckdb
 import pytest
+from starlette.testclient import TestClient
 
 from emotion_assets.profiles.reader import load_settings
+from emotion_assets.reports.server import reports_app
 from emotion_assets_tests.conftest import TINY_PROFILE, Terminal
 
 Demo = tuple[Terminal, subprocess.CompletedProcess[str]]
+REPORTS_URL = "http://127.0.0.1:3001"
 MODELS = list(load_settings(str(TINY_PROFILE), environ={}).models)
 
 
@@ -70,12 +74,61 @@ def test_every_asset_shows_rows_or_figures_and_something_to_look_at(metadata: di
 
 
 @pytest.mark.parametrize(
-    "key", ["class_balance_report", "llama3_lora_model", "base_models/llama_tiny", "baseline_models/bigru"]
+    "key", ["class_balance_report", "evaluation_table", "llama3_lora_model", "base_models/llama_tiny"]
 )
-def test_plots_are_small_real_images(metadata: dict[str, dict[str, dg.MetadataValue]], key: str) -> None:
-    images = [str(v.value) for v in metadata[key].values() if "data:image/png;base64," in str(v.value)]
-    assert images
-    assert all(2_000 < len(image) < 150_000 for image in images)
+def test_plots_are_small_pictures_that_are_served_beside_the_ui(
+    demo: Demo, metadata: dict[str, dict[str, dg.MetadataValue]], key: str
+) -> None:
+    terminal, _ = demo
+    links = [link for v in metadata[key].values() for link in re.findall(r"\]\((\S+\.png)\)$", str(v.value))]
+    assert links
+    browser = TestClient(reports_app(terminal.home / "reports", REPORTS_URL), base_url=REPORTS_URL)
+    for link in links:
+        picture = browser.get(link)
+        assert picture.content.startswith(b"\x89PNG"), link
+        assert 2_000 < len(picture.content) < 150_000
+
+
+def test_the_ui_shows_every_table_in_its_place(metadata: dict[str, dict[str, dg.MetadataValue]]) -> None:
+    for key, shown in metadata.items():
+        for name, value in shown.items():
+            if isinstance(value, dg.MarkdownMetadataValue):
+                assert len(str(value.value)) < 1000, (key, name)
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("raw_emotion_dataset", ["train rows", "test rows"]),
+        ("baseline_models/bigru", ["validation accuracy", "train seconds"]),
+        ("predictions/bigru", ["test accuracy", "texts per second"]),
+        ("evaluation_table", ["best test accuracy", "best macro F1", "test accuracy of bigru", "macro F1 of bigru"]),
+        ("champion_model", ["validation accuracy"]),
+        ("feedback", ["dagster/row_count", "new rows", "new rejects", "rejects"]),
+        ("scored_feedback", ["coverage", "abstentions", "waiting for review", "texts per second"]),
+    ],
+)
+def test_what_changes_over_time_is_a_number(
+    metadata: dict[str, dict[str, dg.MetadataValue]], key: str, names: list[str]
+) -> None:
+    for name in names:
+        assert isinstance(metadata[key][name], dg.IntMetadataValue | dg.FloatMetadataValue), name
+
+
+def test_every_column_is_described(metadata: dict[str, dict[str, dg.MetadataValue]]) -> None:
+    for key, shown in metadata.items():
+        for value in shown.values():
+            if isinstance(value, dg.TableSchemaMetadataValue):
+                assert [column.name for column in value.schema.columns if not column.description] == [], key
+
+
+@pytest.mark.parametrize("key", ["evaluation_table", "feedback_report"])
+def test_the_page_of_an_asset_opens_from_its_link(
+    demo: Demo, metadata: dict[str, dict[str, dg.MetadataValue]], key: str
+) -> None:
+    terminal, _ = demo
+    browser = TestClient(reports_app(terminal.home / "reports", REPORTS_URL), base_url=REPORTS_URL)
+    assert browser.get(str(metadata[key]["page"].value)).status_code == 200
 
 
 def test_every_model_is_evaluated_on_the_same_rows(demo: Demo) -> None:

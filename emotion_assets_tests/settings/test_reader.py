@@ -170,3 +170,13 @@ def test_overrides_are_merged_into_the_profile_key_by_key() -> None:
     settings = load_settings("embedded", environ={}, overrides={"models": {"bigru": {"hidden_size": 16}}})
     assert settings.models["bigru"].hidden_size == 16
     assert set(settings.models) == set(load_settings("embedded", environ={}).models)
+
+
+def test_the_address_of_the_pages_is_set_by_the_environment(tmp_path: Path) -> None:
+    def url(**environ: str) -> str:
+        return load_settings("embedded", environ={"EMOTION_HOME": str(tmp_path), **environ}).reports_url
+
+    assert url() == "http://127.0.0.1:3001"
+    assert url(EMOTION_REPORTS_URL="https://dagster.example.org/reports/") == "https://dagster.example.org/reports"
+    with pytest.raises(SettingsError, match="reports_url"):
+        url(EMOTION_REPORTS_URL="dagster.example.org")

@@ -59,7 +59,7 @@ def test_an_altered_file_is_refused_by_name(tmp_path: Path) -> None:
     folder = stored(store)
     folder.file("sub/b.txt").write_text("tampered", encoding="utf-8")
     with pytest.raises(
-        StoreError, match=r"sub/b\.txt: was altered since it was stored; delete .* and materialise again"
+        StoreError, match=r"sub/b\.txt: was altered since it was stored; delete .* and materialise .* again"
     ):
         store.open("models", folder.digest)
 
@@ -93,7 +93,9 @@ def test_a_damaged_folder_is_replaced_when_its_content_is_made_again(tmp_path: P
 
 
 def test_an_asset_that_was_never_materialised_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="baseline_models/bigru was not materialised yet"):
+    with pytest.raises(
+        StoreError, match=r"bigru was not materialised yet in .*; materialise baseline_models/bigru first \(dg launch "
+    ):
         Store(tmp_path).current(["baseline_models", "bigru"])
 
 

@@ -28,7 +28,12 @@ from emotion_assets.models.transformer.classifier import (
     Classifier,
     ClassifierConfig,
 )
-from emotion_assets.models.transformer.lora import add_adapters, cast_saved_modules_to_fp32, speed_up_adapters
+from emotion_assets.models.transformer.lora import (
+    add_adapters,
+    cast_saved_modules_to_fp32,
+    peft_reads_an_old_name,
+    speed_up_adapters,
+)
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training.runtime import Runtime
@@ -229,7 +234,8 @@ def _with_adapters(backbone: Any, model: StoredFolder, merge: bool) -> Any:
     weights = model.file(ADAPTER) / "adapter_model.safetensors"
     if not weights.is_file():
         raise DataError(f"{weights}: missing (an adapter_model.bin is a pickle and not read); train the model again")
-    adapted: Any = cast_saved_modules_to_fp32(PeftModel.from_pretrained(backbone, model.file(ADAPTER)))
+    with peft_reads_an_old_name():
+        adapted: Any = cast_saved_modules_to_fp32(PeftModel.from_pretrained(backbone, model.file(ADAPTER)))
     set_peft_model_state_dict(adapted, load_file(weights))  # again: a copy in half precision has rounded them
     if merge:
         return adapted.merge_and_unload()

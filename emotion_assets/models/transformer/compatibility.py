@@ -32,7 +32,7 @@ def require_compatible(run: TrainingRun, tokenizer: Any, base_config: dict[str, 
             f"{run.name}: answers with a label word, which needs a causal base; this one is {base_config['model_type']}"
         )
     if prompts and summary["instruction"] is None:
-        raise DataError(f"{run.name}: the stored tokens hold no prompts; materialise {tokens.path.name}'s asset again")
+        raise DataError(f"{run.name}: the stored tokens hold no prompts; materialise its tokenised_splits again")
     return summary
 
 

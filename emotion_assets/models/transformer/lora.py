@@ -8,7 +8,9 @@ kept for the backward pass. The parameters, their names and the saved files stay
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -40,9 +42,18 @@ def add_adapters(backbone: Any, lora: Lora, causal_head: bool) -> Any:
         modules_to_save=[_embedding_module_name(backbone)] if lora.train_embeddings else None,
     )
     try:
-        return cast_saved_modules_to_fp32(get_peft_model(backbone, config))
+        with peft_reads_an_old_name():
+            return cast_saved_modules_to_fp32(get_peft_model(backbone, config))
     except ValueError as error:
         raise UserError(f"lora.target_modules {lora.target_modules!r}: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def peft_reads_an_old_name() -> Iterator[None]:
+    """Around PEFT wrapping a model: it asks for an attribute that transformers has renamed and warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def cast_saved_modules_to_fp32(model: Any) -> Any:

@@ -1,0 +1,45 @@
+"""Refuse a selection that matches nothing: Dagster's command line would run every asset of the graph then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from emotion_assets.settings.errors import SettingsError
+
+SELECTING = {"--select", "--assets"}
+
+
+def refuse_empty_selection(definitions: dg.Definitions, arguments: Sequence[str]) -> None:
+    """Check what ``dagster asset materialize`` or ``dg launch`` was asked for.
+
+    Args:
+        arguments: of the command that loads the definitions, its name first.
+
+    Raises:
+        SettingsError: no asset is selected; the line says which kinds and groups there are.
+    """
+    if (selection := _selection(arguments)) is None:
+        return
+    graph = definitions.resolve_asset_graph()
+    if dg.AssetSelection.from_coercible(selection.split(",")).resolve(graph):
+        return
+    specs = definitions.resolve_all_asset_specs()
+    kinds = sorted({kind for spec in specs for kind in spec.kinds})
+    groups = sorted({str(spec.group_name) for spec in specs})
+    raise SettingsError(
+        f"{selection!r} selects no asset; kinds are {', '.join(kinds)}, groups {', '.join(groups)}, and `dg list defs` "
+        "shows the keys"
+    )
+
+
+def _selection(arguments: Sequence[str]) -> str | None:
+    """The value of the selecting option of a command that materialises."""
+    if not {"materialize", "launch"} & set(arguments[1:3]):
+        return None
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if option in SELECTING:
+            return value if equals else following
+    return None

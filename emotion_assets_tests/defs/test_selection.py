@@ -1,0 +1,55 @@
+"""A selection that matches nothing starts nothing."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from emotion_assets.defs.build import build_defs
+from emotion_assets.defs.selection import refuse_empty_selection
+from emotion_assets.settings.errors import SettingsError
+from emotion_assets_tests.conftest import Terminal
+
+
+@pytest.fixture(scope="module")
+def definitions(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    return build_defs({"home": tmp_path_factory.mktemp("home")})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dg", "launch", "--assets", "kind:torch"],
+        ["dg", "launch", "--assets=kind:torch"],
+        ["dagster", "asset", "materialize", "-m", "emotion_assets.definitions", "--select", "group:nothing"],
+    ],
+)
+def test_nothing_selected_is_refused_with_the_kinds_there_are(
+    definitions: dg.Definitions, arguments: list[str]
+) -> None:
+    with pytest.raises(SettingsError, match=r"selects no asset; kinds are .*pytorch.*groups dataset, evaluation"):
+        refuse_empty_selection(definitions, arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dg", "launch", "--assets", "kind:pytorch"],
+        ["dg", "launch", "--assets", "feedback,champion_model"],
+        ["dagster", "asset", "materialize", "--select", "*", "-m", "emotion_assets.definitions"],
+        ["dg", "launch", "--job", "feedback_job"],
+        ["dg", "list", "defs", "--assets", "kind:torch"],
+        ["dagster", "dev"],
+        [],
+    ],
+)
+def test_everything_else_goes_on(definitions: dg.Definitions, arguments: list[str]) -> None:
+    refuse_empty_selection(definitions, arguments)
+
+
+def test_the_command_runs_nothing_and_says_so(terminal: Terminal) -> None:
+    done = terminal.materialise("kind:torch")
+    assert done.returncode != 0
+    assert "'kind:torch' selects no asset" in done.stdout + done.stderr
+    with dg.DagsterInstance.from_config(str(terminal.dagster_home)) as instance:
+        assert instance.get_runs_count() == 0
