@@ -6,7 +6,7 @@ export DAGSTER_HOME ?= $(if $(filter /%,$(EMOTION_HOME)),$(EMOTION_HOME),$(CURDI
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test ui lint bench clean instance wheels
+.PHONY: demo test test-postgres ui lint bench clean instance wheels
 
 demo ui: export PYTHONWARNINGS := ignore
 
@@ -32,6 +32,10 @@ demo: $(READY) wheels instance
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What uses Dagster's instance, with its history in Postgres: a private cluster, needs Debian's package postgresql.
+test-postgres: $(READY)
+	@$(BIN)/python -m pytest --postgres emotion_assets_tests/defs emotion_assets_tests/deploy
 
 ui: $(READY) wheels instance
 	@$(BIN)/dagster dev
