@@ -9,7 +9,7 @@ export DAGSTER_HOME
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test ui lint bench clean instance wheels
+.PHONY: demo test test-postgres ui lint bench clean instance wheels
 
 demo: $(READY) wheels instance
 	@mkdir -p "$(EMOTION_HOME)/inbox"
@@ -32,6 +32,10 @@ demo: $(READY) wheels instance
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What uses Dagster's instance, with its history in Postgres: a private cluster, needs Debian's package postgresql.
+test-postgres: $(READY)
+	@$(BIN)/python -m pytest --postgres emotion_assets_tests/defs emotion_assets_tests/deploy
 
 ui: $(READY) wheels instance
 	@$(BIN)/python -m emotion_assets.cli.ui

@@ -7,15 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from emotion_assets.storage.workspace import Workspace
+    from emotion_assets_tests.worlds.postgres import Cluster
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,6 +39,30 @@ needs_real_checkpoint = pytest.mark.skipif(
 
 # One model of each kind, each trained in a second or two.
 TINY_PROFILE = Path(__file__).parent / "profiles" / "tiny.yaml"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        action="store_true",
+        help="keep the history of every Dagster instance in a private Postgres cluster, not in memory and SQLite",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def postgres(request: pytest.FixtureRequest) -> Iterator[Cluster | None]:
+    """With ``--postgres``, the cluster that every instance of the tests keeps its history in."""
+    if not request.config.getoption("--postgres"):
+        yield None
+        return
+    from emotion_assets_tests.worlds.postgres import keep_instances_in, running_cluster, why_not
+
+    if reason := why_not():
+        pytest.exit(f"--postgres: {reason}", returncode=2)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(running_cluster())
+        stack.enter_context(keep_instances_in(cluster))
+        yield cluster
 
 
 @pytest.fixture
@@ -59,6 +86,8 @@ class Terminal:
 
     home: Path
     environment: Mapping[str, str]
+    storage: Mapping[str, Any] | None = None
+    """The key ``storage`` of the instance's dagster.yaml, if its history is kept elsewhere than in SQLite."""
 
     @property
     def dagster_home(self) -> Path:
@@ -68,6 +97,9 @@ class Terminal:
         """A module with arguments, as ``python -m`` runs it; ``stdin`` is piped into it."""
         self.dagster_home.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / "dagster.yaml", self.dagster_home)
+        if self.storage:
+            with (self.dagster_home / "dagster.yaml").open("a", encoding="utf-8") as file:
+                yaml.safe_dump({"storage": dict(self.storage)}, file)
         here = {
             "EMOTION_HOME": str(self.home),
             "DAGSTER_HOME": str(self.dagster_home),
@@ -96,14 +128,17 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Terminal:
-    return Terminal(tmp_path, {"EMOTION_PROFILE": str(TINY_PROFILE)})
+def terminal(tmp_path: Path, postgres: Cluster | None) -> Terminal:
+    return Terminal(tmp_path, {"EMOTION_PROFILE": str(TINY_PROFILE)}, postgres and postgres.make_storage())
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Terminal, subprocess.CompletedProcess[str]]:
+def demo(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Cluster | None
+) -> tuple[Terminal, subprocess.CompletedProcess[str]]:
     """The whole graph, materialised once for all tests that only look at what came of it."""
-    terminal = Terminal(tmp_path_factory.mktemp("demo"), {"EMOTION_PROFILE": str(TINY_PROFILE)})
+    storage = postgres and postgres.make_storage()
+    terminal = Terminal(tmp_path_factory.mktemp("demo"), {"EMOTION_PROFILE": str(TINY_PROFILE)}, storage)
     (terminal.home / "inbox").mkdir()
     for file in (PROJECT / "data" / "sample" / "feedback").iterdir():
         shutil.copy2(file, terminal.home / "inbox")
