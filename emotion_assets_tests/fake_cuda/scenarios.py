@@ -42,19 +42,22 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, kept)
 
 
-def train(job: str, fits: int | None = None, groups: bool = True) -> dict[str, Any]:
+def train(job: str, fits: int | None = None, groups: bool = True, spoilt_step: int = 0) -> dict[str, Any]:
     """Run a training job; what was measured, and what the device was asked for in the third step.
 
     Args:
+        spoilt_step: the step of which the loss is not a number; 0: none.
         fits: rows of a forward pass that the memory is large enough for; 0: not for one, unless its activations are
             computed again.
         groups: whether torch's varlen_attn takes grouped queries.
     """
     counted: list[tensors.Activity] = []
+    at = [0]  # the step that runs
     original_step, original_loss = Trainer.step, Classifier.loss
 
     def step(trainer: Trainer, rows: Sequence[int]) -> None:
-        if trainer.position.step + 1 != COUNTED_STEP:
+        at[0] = trainer.position.step + 1
+        if at[0] != COUNTED_STEP:
             return original_step(trainer, rows)
         with tensors.counting() as activity:
             counted.append(activity)
@@ -64,7 +67,8 @@ def train(job: str, fits: int | None = None, groups: bool = True) -> dict[str, A
         checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in classifier.modules())
         if fits is not None and len(rows) > (1 if checkpointed else fits):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        return original_loss(classifier, rows, *rest)
+        found, targets = original_loss(classifier, rows, *rest)
+        return (found * float("nan") if at[0] == spoilt_step else found), targets
 
     with (
         _replaced(Trainer, "step", step),

@@ -169,6 +169,18 @@ def test_what_does_not_fit_is_split_down_to_one_row_and_then_checkpointed(
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_loss_that_is_no_number_is_seen_late_and_nothing_is_stored(
+    gpu: FakeGpu, case: Any, tmp_path: Path, step: int
+) -> None:
+    """Step 6 is the last one: no step after it would read its loss."""
+    _, _, base, tokens = case
+    job = job_of(tmp_path, base, tokens, "gpu", attention="varlen", training={"epochs": 1, "precision": "bf16"})
+    with pytest.raises(RuntimeError, match=f"TrainingError: tiny_model: the loss is nan at step {step};"):
+        gpu("train", job=job.to_json(), spoilt_step=step)
+    assert not list(Path(job.target).iterdir())
+
+
 ENCODERS = [("bert", "full", 0.0), ("bert", "full", 0.1), ("roberta", "lora", 0.0)]
 
 
