@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from emotion_assets.models.transformer.classifier import Classifier
 from emotion_assets.models.transformer.fewer_kernels import launch_fewer_kernels
 from emotion_assets.models.transformer.lora import add_adapters
 from emotion_assets.settings.schema import Lora
@@ -65,20 +66,29 @@ def test_the_copies_follow_the_optimizer(tmp_path: Path) -> None:
     assert losses[2] < 0.9 * losses[0]
 
 
+def _flat(classifier: Classifier) -> torch.Tensor:
+    """All gradients as one vector."""
+    parts = [p.grad.flatten().double() for p in classifier.parameters() if p.requires_grad and p.grad is not None]
+    return torch.cat(parts)
+
+
 def test_in_half_precision_it_is_as_close_to_the_exact_gradient(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base")
-    exact = torch.cat([x.flatten().double() for x in _gradients(folder, "head", False)[1:]])
-    errors = []
-    for fewer in (False, True):
-        classifier = classifier_of(folder, runtime=HALF)
-        if fewer:
-            assert launch_fewer_kernels(classifier.backbone)
-            classifier.needs_autocast = False
-        with HALF.autocast():
-            classifier.loss(rows_of(6, prefix=PREFIX), LABELS, 0.0)[0].backward()
-        mine = [p.grad.flatten().double() for p in classifier.parameters() if p.requires_grad and p.grad is not None]
-        errors.append((torch.cat(mine) - exact).norm().item())
-    assert errors[1] < 1.2 * errors[0]
+    """On the average of some batches; of one, either can be the closer one."""
+    folder, errors = base_folder(tmp_path / "base"), {False: 0.0, True: 0.0}
+    for seed in range(4):
+        rows = rows_of(6, seed=seed, prefix=PREFIX)
+        exact = classifier_of(folder)
+        exact.backbone.double()
+        exact.loss(rows, LABELS, 0.0)[0].backward()
+        for fewer in errors:
+            classifier = classifier_of(folder, runtime=HALF)
+            if fewer:
+                assert launch_fewer_kernels(classifier.backbone)
+                classifier.needs_autocast = False
+            with HALF.autocast():
+                classifier.loss(rows, LABELS, 0.0)[0].backward()
+            errors[fewer] += ((_flat(classifier) - _flat(exact)).norm() / _flat(exact).norm()).item() / 4
+    assert errors[True] < 1.2 * errors[False] < 0.1
 
 
 @pytest.mark.parametrize("lora", [{"train_embeddings": True}, {"dropout": 0.1}], ids=["whole modules", "dropout"])
