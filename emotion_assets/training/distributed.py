@@ -48,6 +48,11 @@ def rank() -> int:
     return dist.get_rank() if is_joined() else 0
 
 
+def size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if is_joined() else 1
+
+
 def is_first() -> bool:
     """Whether this is the process that reports, saves and writes resume state."""
     return rank() == 0
@@ -60,7 +65,7 @@ def speaks() -> bool:
 
 def shard(items: Sequence[T]) -> Sequence[T]:
     """This process's part of the items; the parts of all processes together are all items, each once."""
-    return items[dist.get_rank() :: dist.get_world_size()] if is_joined() else items
+    return items[rank() :: size()]
 
 
 def all_reduce(tensors: Sequence[torch.Tensor]) -> None:

@@ -157,10 +157,10 @@ def _without_values() -> Any:
 
 
 def _two_steps(
-    classifier: Classifier, rows: Sequence[Sequence[int]], runtime: Runtime, training: Training
+    classifier: Classifier, rows: Sequence[Sequence[int]], labels: torch.Tensor, runtime: Runtime, training: Training
 ) -> tuple[_Ledger, int]:
     """What the device held and did, its kernels of the second step alone; and the bytes of the weights."""
-    labels, ledger = torch.zeros(len(rows), dtype=torch.int64), _Ledger()
+    ledger = _Ledger()
     for tensor in [*classifier.parameters(), *classifier.buffers()]:
         ledger.hold(tensor)
     weights = ledger.live
@@ -181,10 +181,12 @@ def step_of_8b(
     runtime = Runtime(DEVICE, dtype, "")
     training = Training(batch_size=5, gradient_accumulation=max(len(lengths) // 5, 1), keep="last")
     rows = [[5 + j % 400 for j in range(n)] for n in lengths]
+    labels = torch.zeros(len(rows), dtype=torch.int64)  # of the host, where they have values
     with _disable_current_modes(), _without_values():
         backbone = _backbone(objective, dtype)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            ledger, weights = _two_steps(_classifier(backbone, objective, fewer_kernels), rows, runtime, training)
+            classifier = _classifier(backbone, objective, fewer_kernels)
+            ledger, weights = _two_steps(classifier, rows, labels, runtime, training)
     model = TransformerModel.model_validate(
         {"method": "lora", "base": "b", "objective": objective, "training": training.model_dump()}
     )
