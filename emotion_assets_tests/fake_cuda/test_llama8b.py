@@ -9,20 +9,18 @@ from emotion_assets_tests.fake_cuda.llama8b import lengths_of_the_dataset
 
 DATASET = lengths_of_the_dataset(20)
 GIB = 2**30
+CASES = [  # objective, tokens of each row, peak in GiB, kernels at most; 6,583 and 6,758 kernels adapter by adapter
+    ("head", DATASET, 16.2, 2400),
+    ("head", [100] * 20, 24.7, 2400),
+    ("instruction", DATASET, 17.1, 2550),
+]
 
 
-@pytest.mark.parametrize("lengths", [DATASET, [100] * 20], ids=["as in the dataset", "100 tokens each"])
-def test_the_preflight_expects_the_peak_within_a_tenth(gpu: FakeGpu, lengths: list[int]) -> None:
-    step = gpu("step_of_8b", lengths=lengths)
-    print(step["tokens"], step["weights"] / GIB, step["peak"] / GIB, step["expected"] / GIB)
+@pytest.mark.parametrize(("objective", "lengths", "peak", "kernels"), CASES, ids=["head", "long rows", "instruction"])
+def test_a_step_takes_the_memory_that_the_preflight_expects_and_few_kernels(
+    gpu: FakeGpu, objective: str, lengths: list[int], peak: float, kernels: int
+) -> None:
+    step = gpu("step_of_8b", lengths=lengths, objective=objective)
+    assert step["peak"] / GIB == pytest.approx(peak, abs=0.2)
     assert step["expected"] == pytest.approx(step["peak"], rel=0.1)
-
-
-@pytest.mark.parametrize("objective", ["head", "instruction"])
-def test_a_step_launches_less_than_half_of_the_kernels_it_did(gpu: FakeGpu, objective: str) -> None:
-    fewer, before = (
-        gpu("step_of_8b", lengths=DATASET, objective=objective, fewer_kernels=fewer)["kernels"]
-        for fewer in (True, False)
-    )
-    print(objective, sum(before.values()), sum(fewer.values()), before, fewer)
-    assert sum(fewer.values()) < sum(before.values()) / 2
+    assert sum(step["kernels"].values()) <= kernels

@@ -85,7 +85,8 @@ def test_training_gives_the_losses_of_the_cpu_on_every_backend(
     assert measured["blocking"] == {}, "the host waits for the device"
     assert sorted(kind.split(" at ")[0] for kind in measured["asynchronous"]) == ["to the device", "to the host"]
     assert list(measured["asynchronous"].values()) == [1, 1]
-    print(objective, attention, sum(measured["kernels"].values()), measured["kernels"])
+    if attention not in ("sdpa", "eager"):
+        assert sum(measured["kernels"].values()) <= 270, "of two layers, the optimiser included"
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -96,6 +96,7 @@ class _Group:
         self.sizes = [layer.base_layer.weight.shape[0] for layer in layers]
         self.weight, self.bias = layers[0].base_layer.weight, layers[0].base_layer.bias
         self.halves: tuple[torch.Tensor, ...] = ()
+        self._adapters = [(*layer.lora_A.values(), *layer.lora_B.values()) for layer in layers]
         if len(layers) > 1:
             self.weight = torch.cat([layer.base_layer.weight.detach() for layer in layers])
             for layer, part in zip(layers, self.weight.split(self.sizes), strict=True):
@@ -106,8 +107,7 @@ class _Group:
     @property
     def adapters(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The parameters A ``[r, in]`` and B ``[out, r]`` of each layer, in fp32."""
-        pairs = [(layer.lora_A, layer.lora_B) for layer in self.layers]
-        return [next(a.parameters()) for a, _ in pairs], [next(b.parameters()) for _, b in pairs]
+        return [a.weight for a, _ in self._adapters], [b.weight for _, b in self._adapters]
 
     @property
     def scaling(self) -> float:
