@@ -3,9 +3,11 @@
 LoRA rank 8 on all linear layers, 20 rows a step, 16,000 rows of the lengths of dair-ai/emotion, three epochs. Steps are
 measured after a warm-up and the three epochs are extrapolated from them, unless ``--whole`` is given. Share of peak: 4
 FLOP for each parameter of a linear layer and token that goes through it (frozen base: forward, and backward to the
-inputs), over the chip's dense bf16 peak. Without a CUDA GPU it says so and does the same on a scaled-down model.
+inputs), over the chip's dense bf16 peak. Evaluation is that of 2,000 rows, as after each epoch. ``--load`` writes the
+checkpoint to a temporary folder first (16 GB) and times how it is loaded. Without a CUDA GPU it says so and does the
+same on a scaled-down model.
 
-    python benchmarks/train_gpu.py
+    python -m benchmarks.train_gpu
 """
 
 from __future__ import annotations
@@ -20,18 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from emotion_assets.models.kinds.transformer import TransformerModel
+from emotion_assets.models.networks import accuracy_of
 from emotion_assets.models.transformer.attention import ATTENTION_NAME, choose_backend, register_packed_attention
+from emotion_assets.models.transformer.checkpoints import compile_parts, new_classifier
 from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
+from emotion_assets.models.transformer.fewer_kernels import launch_fewer_kernels
 from emotion_assets.models.transformer.lora import add_adapters, speed_up_adapters
 from emotion_assets.models.transformer.memory import Sizes, rows_per_forward
 from emotion_assets.settings.schema import Lora, Training
 from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
 
-ROWS, EPOCHS, PER_STEP = 16_000, 3, 20
+ROWS, EVALUATED, EPOCHS, PER_STEP = 16_000, 2000, 3, 20
 LORA = Lora(rank=8, alpha=16)
 PROMPT_HEAD, PROMPT_TAIL, ANSWER = 18, 5, 3  # Llama-3's chat form round a text, and a label word with its end of turn
 PEAK_TFLOPS = {  # dense bf16, from the makers' data sheets, by the name that torch gives the device
@@ -77,6 +83,8 @@ class Measured:
     share_of_peak: float | None
     peak_mb: float
     attention: str
+    load_seconds: float | None
+    evaluation_seconds: float
 
 
 def main() -> int:
@@ -85,43 +93,52 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="run all three epochs")
     attentions = get_args(TransformerModel.model_fields["attention"].annotation)
     parser.add_argument("--attention", default="auto", choices=attentions)
+    parser.add_argument("--precision", default="auto", choices=get_args(Training.model_fields["precision"].annotation))
+    parser.add_argument("--compile", action="store_true", help="compile norms and feed-forward parts")
+    parser.add_argument("--load", action="store_true", help="write the checkpoint (16 GB) and time how it is loaded")
     parser.add_argument("--profile", action="store_true", help="print where the time of ten steps goes")
     options = parser.parse_args()
-    runtime = choose_runtime("auto")
+    runtime = choose_runtime(options.precision)
     cuda = runtime.device.type == "cuda"
     device = torch.cuda.get_device_name() if cuda else "the CPU"
     if not cuda:
         print("No CUDA GPU that torch can use is here: the same on a scaled-down model (7M), on the CPU.")
     rows = EPOCHS * ROWS if options.whole else PER_STEP * (options.steps if cuda else min(options.steps, 20))
-    measured = [measure(name, runtime, rows, options.attention, options.profile) for name in ("head", "instruction")]
+    measured = [measure(name, runtime, rows, options) for name in ("head", "instruction")]
     bars = {"head": 4 * 60, "instruction": 8 * 60}
-    print(f"{'of bar':>7}  {'3 epochs s':>10}  {'tokens/s':>9}  {'of peak':>7}  {'peak MB':>8}  objective, attention")
+    print(
+        f"{'of bar':>7}  {'3 epochs s':>10}  {'tokens/s':>9}  {'of peak':>7}  {'peak MB':>8}  {'load s':>6}  "
+        f"{'eval s':>6}  objective, attention"
+    )
     for run in measured:
         seconds = run.seconds / rows * EPOCHS * ROWS
         ratio = f"{seconds / bars[run.objective]:.2f}" if cuda else "-"
         peak = f"{run.share_of_peak:.1%}" if run.share_of_peak is not None else "-"
+        load = "-" if run.load_seconds is None else f"{run.load_seconds:.1f}"
         print(
             f"{ratio:>7}  {seconds:>10.0f}  {run.tokens_per_second:>9,.0f}  {peak:>7}  {run.peak_mb:>8,.0f}  "
+            f"{load:>6}  {run.evaluation_seconds:>6.1f}  "
             f"{run.objective}, {run.attention}"
         )
-    print(f"{device}; {rows:,} rows measured{'' if options.whole else ', 3 epochs extrapolated'}")
+    numbers = str(runtime.dtype).removeprefix("torch.")
+    print(f"{device}, {numbers}; {rows:,} rows measured{'' if options.whole else ', 3 epochs extrapolated'}")
     return 0
 
 
-def measure(objective: str, runtime: Runtime, rows: int, attention: str, profile: bool) -> Measured:
+def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Namespace) -> Measured:
     """Train on made-up rows; every token that goes through the layers counts, a shared beginning once a step."""
     cuda = runtime.device.type == "cuda"
     if cuda:
         gc.collect()  # the model before is held by cycles
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    classifier, sizes = _classifier(objective, runtime, attention)
+    classifier, sizes, load_seconds = _classifier(objective, runtime, options)
     training = Training(batch_size=5, gradient_accumulation=4, epochs=1, learning_rate=5e-5, keep="last")
     model = TransformerModel.model_validate(
         {"method": "lora", "base": "random", "objective": objective, "lora": LORA, "training": training}
     )
     texts = _rows(rows, sizes.parameters > 1e9, objective)
-    labels = torch.randint(6, (rows,), device=runtime.device)
+    labels = torch.randint(6, (rows,))
     size = rows_per_forward(sizes, model, runtime, [len(row) for row in texts])
     through = 0
 
@@ -137,7 +154,7 @@ def measure(objective: str, runtime: Runtime, rows: int, attention: str, profile
         Trainer(task, training, runtime, 1, size).fit(lambda p: print(p.line(), flush=True))
 
     train(5 * PER_STEP)  # the first steps pay for lazy set-up
-    if profile:
+    if options.profile:
         _profile(lambda: train(10 * PER_STEP), cuda)
     through = 0
     if cuda:
@@ -147,29 +164,62 @@ def measure(objective: str, runtime: Runtime, rows: int, attention: str, profile
     if cuda:
         torch.cuda.synchronize()
     seconds = time.monotonic() - started
+    classifier.eval()
+    evaluated = _rows(EVALUATED if cuda else 100, sizes.parameters > 1e9, objective)
+    started = time.monotonic()
+    with torch.no_grad():
+        accuracy_of(classifier, evaluated, np.zeros(len(evaluated), dtype=np.int64), runtime)
+    evaluation_seconds = time.monotonic() - started
     name = torch.cuda.get_device_name() if cuda else ""
     peak = PEAK_TFLOPS.get(name)
     share = 4 * sizes.linear * through / seconds / (peak * 1e12) if peak else None
-    return Measured(objective, seconds, through / seconds, share, peak_memory_mb(), str(classifier.backend))
+    return Measured(
+        objective=objective,
+        seconds=seconds,
+        tokens_per_second=through / seconds,
+        share_of_peak=share,
+        peak_mb=peak_memory_mb(),
+        attention=str(classifier.backend),
+        load_seconds=load_seconds,
+        evaluation_seconds=evaluation_seconds,
+    )
 
 
-def _classifier(objective: str, runtime: Runtime, attention: str) -> tuple[Classifier, Sizes]:
+def _classifier(
+    objective: str, runtime: Runtime, options: argparse.Namespace
+) -> tuple[Classifier, Sizes, float | None]:
+    """The classifier as ``new_classifier`` makes it, with random weights; and how long it took to load, if it did."""
     from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
 
-    content = LLAMA3_8B if runtime.device.type == "cuda" else SCALED_DOWN
+    cuda = runtime.device.type == "cuda"
+    content = LLAMA3_8B if cuda else SCALED_DOWN
     register_packed_attention()
     set_seed(1)
     loader: Any = AutoModelForCausalLM if objective == "instruction" else AutoModel
     config = LlamaConfig(**content)
-    with torch.device(runtime.device):
-        backbone = loader.from_config(config, dtype=runtime.dtype, attn_implementation=ATTENTION_NAME)
-    backbone = add_adapters(backbone, LORA, causal_head=objective == "instruction")
-    speed_up_adapters(backbone)
     answers = [[100 + i, 200 + i, 300] for i in range(6)] if objective == "instruction" else []
     labels = [str(i) for i in range(6)]
     shape = ClassifierConfig("lora", objective, "last", labels, 512, "", "", answers)
     sizes = Sizes.of({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **content})
-    return Classifier(backbone, shape, choose_backend(attention, runtime)).to(runtime.device), sizes
+    backend = choose_backend(options.attention, runtime)
+    with torch.device(runtime.device):
+        backbone = loader.from_config(config, dtype=runtime.dtype, attn_implementation=ATTENTION_NAME)
+    if options.load:
+        with tempfile.TemporaryDirectory() as folder:
+            backbone.save_pretrained(folder)
+            del backbone
+            model = TransformerModel(method="lora", base="b", objective=objective, lora=LORA, compile=options.compile)
+            started = time.monotonic()
+            loaded = new_classifier(Path(folder), model, shape, runtime, backend)
+            return loaded, sizes, time.monotonic() - started
+    backbone, needs_autocast = add_adapters(backbone, LORA, causal_head=objective == "instruction"), True
+    speed_up_adapters(backbone)
+    if options.compile:
+        compile_parts(backbone)
+    elif cuda:
+        needs_autocast = not launch_fewer_kernels(backbone)
+    classifier = Classifier(backbone, shape, backend, needs_autocast=needs_autocast)
+    return classifier.to(runtime.device), sizes, None
 
 
 def _rows(n: int, large: bool, objective: str) -> list[list[int]]:

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from emotion_assets.jobs.process import TrainingJob
 
 TERM_SECONDS = 3.0
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # nothing is downloaded in it, and its progress is reported in lines
 
 
-def run_training(context: dg.AssetExecutionContext, job: TrainingJob) -> dict[str, Any]:
+def run_training(context: dg.AssetExecutionContext, job: TrainingJob, devices: int = 1) -> dict[str, Any]:
     """Run the job in a new process group and return what it measured; ``job.target`` is filled then.
+
+    Several devices are several processes, started by torchrun, of which each trains on its part of every step's rows.
 
     The group is ended when this returns or raises for whatever reason, a cancelled run included, and ends by itself
     when this process is killed.
@@ -40,7 +43,9 @@ def run_training(context: dg.AssetExecutionContext, job: TrainingJob) -> dict[st
         job = dataclasses.replace(job, result=str(Path(folder) / "result.json"))
         job_file = Path(folder) / "job.json"
         job_file.write_text(job.to_json(), encoding="utf-8")
-        code = _run(context, [sys.executable, "-m", "emotion_assets.jobs.process", str(job_file), "--end-with-parent"])
+        launcher = [*TORCHRUN, f"--nproc-per-node={devices}"] if devices > 1 else []
+        module = ["-m", "emotion_assets.jobs.process", str(job_file), "--end-with-parent"]
+        code = _run(context, [sys.executable, *launcher, *module])
         result = json.loads(job.result_file.read_text(encoding="utf-8")) if job.result_file.is_file() else {}
     if code == 0 and result and "error" not in result:
         return result
@@ -83,9 +88,10 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(name: str, code: int, result: dict[str, Any]) -> dg.Failure:
-    if "error" in result:
-        metadata = {"traceback": dg.MetadataValue.md(f"```\n{result['traceback']}\n```")} if code != 2 else None
-        return dg.Failure(result["error"], metadata=metadata, allow_retries=code != 2)
+    if "error" in result:  # torchrun ends with code 1 whatever the processes ended with
+        defect = "traceback" in result
+        metadata = {"traceback": dg.MetadataValue.md(f"```\n{result['traceback']}\n```")} if defect else None
+        return dg.Failure(result["error"], metadata=metadata, allow_retries=defect)
     if code == -signal.SIGKILL:
         line = "the training process was killed, most likely because memory ran out; lower batch_size or free memory"
     elif code < 0:

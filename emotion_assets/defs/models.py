@@ -24,6 +24,13 @@ GROUP, OWNER = "models", "team:ml"
 LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
 
 
+class TrainingConfig(dg.Config):
+    """How a training is run; it decides nothing about the result but rounding."""
+
+    devices: int = 0
+    """GPUs of the training (without a GPU: processes); 0: as the profile says."""
+
+
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     bases = [_base_model(settings, name) for name in settings.bases]
     return [*bases, *(_model_asset(settings, name) for name in settings.models)]
@@ -52,12 +59,13 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     )
     @user_errors_as_failures
     def base_model(
-        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
     ) -> dg.MaterializeResult[None]:
         if made_here:
             inputs = {"tokens": workspace.store.current(tokens, verify=False)}  # the training process verifies
+            devices = config.devices or settings.devices
             folder = _train_or_recall(
-                context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs
+                context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs, devices
             )
         else:
             folder = _resolve_base(workspace, name)
@@ -100,10 +108,11 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     )
     @user_errors_as_failures
     def trained_model(
-        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
     ) -> dg.MaterializeResult[None]:
         inputs = {part: workspace.store.current(key, verify=False) for part, key in sources.items()}
-        folder = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs)
+        devices = (config.devices or settings.devices) if kind.several_devices else 1
+        folder = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs, devices)
         return _materialize_result(workspace.settings, model_key(name), folder, {"training": folder.info.get("curve")})
 
     return trained_model
@@ -117,6 +126,7 @@ def _train_or_recall(
     job_kind: str,
     part: Any,
     inputs: Mapping[str, StoredFolder],
+    devices: int,
 ) -> StoredFolder:
     """The folder that this training gives: recalled when the very same work was done before, else trained now."""
     settings = workspace.settings
@@ -139,7 +149,7 @@ def _train_or_recall(
             workspace.publish(key, store_kind, folder)
             return folder
         with workspace.store.writing(store_kind) as draft:
-            measured = run_training(context, dataclasses.replace(job, target=str(draft.path)))
+            measured = run_training(context, dataclasses.replace(job, target=str(draft.path)), devices)
             folder = draft.finish(measured)
         workspace.publish(key, store_kind, folder, job.recipe)
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -120,9 +120,9 @@ def main(arguments: list[str]) -> int:
     job = TrainingJob.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
     from emotion_assets.training import distributed
 
-    distributed.join()
-    with _progress_lines(distributed.is_first()) as say:
+    with _progress_lines(distributed.speaks()) as say:
         try:
+            distributed.join()
             result, code = run_job(job, say), 0
         except Exception as error:
             line = user_line(error)

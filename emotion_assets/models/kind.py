@@ -69,6 +69,9 @@ class Kind(ABC, Generic[S]):
     settings: type[S]
     """What a profile says of such a model. The values of its ``method`` are this kind's alone."""
 
+    several_devices: ClassVar[bool] = False
+    """Whether a training can be done by several processes, each on its part of every step's rows."""
+
     ui_kinds: ClassVar[tuple[str, ...]]
     """The badges of the asset in the UI."""
 

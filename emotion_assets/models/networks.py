@@ -68,7 +68,7 @@ def describe_training(module: nn.Module, history: TrainingHistory, runtime: Runt
         "runtime": f"{runtime.device.type}, {describe_dtype(runtime.dtype)} ({runtime.why})",
         "validation_accuracy": max(history.scores, default=0.0),
         "curve": history.as_dict(),
-    }
+    } | ({"processes": distributed.size()} if distributed.is_joined() else {})
 
 
 def score_in_batches(model: Network, rows: Sequence[Sequence[int]], runtime: Runtime, labels: int) -> np.ndarray:

@@ -251,6 +251,7 @@ class Settings(Frozen):
     evaluation: EvaluationSettings = EvaluationSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     parallel_steps: Annotated[int, Field(ge=1, description="steps of one run that go side by side")] = 1
+    devices: Annotated[int, Field(ge=1, description="GPUs of one training; without a GPU, processes")] = 1
     home: Path
     reports_url: Annotated[
         str,

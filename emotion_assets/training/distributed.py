@@ -12,13 +12,22 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from emotion_assets.settings.errors import UserError
+
 T = TypeVar("T")
 
 
 def join() -> None:
-    """Join the process group that ``torchrun`` describes in the environment: NCCL on GPUs, gloo on CPUs."""
+    """Join the process group that ``torchrun`` describes in the environment: NCCL on GPUs, gloo on CPUs.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
+            wanted, there = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+            if wanted > there:
+                raise UserError(f"devices: {wanted} asked for, torch sees {there} GPUs; lower devices")
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
@@ -39,21 +48,36 @@ def rank() -> int:
     return dist.get_rank() if is_joined() else 0
 
 
+def size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if is_joined() else 1
+
+
 def is_first() -> bool:
     """Whether this is the process that reports, saves and writes resume state."""
     return rank() == 0
 
 
+def speaks() -> bool:
+    """Whether this is the process that reports, known before it has joined the others."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def shard(items: Sequence[T]) -> Sequence[T]:
     """This process's part of the items; the parts of all processes together are all items, each once."""
-    return items[dist.get_rank() :: dist.get_world_size()] if is_joined() else items
+    return items[rank() :: size()]
 
 
 def all_reduce(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace each tensor, in place, by its sum over the processes."""
-    if is_joined():
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+    """Replace each tensor, in place, by its sum over the processes. Tensors of one number format go as one."""
+    if not is_joined():
+        return
+    for dtype in {tensor.dtype: None for tensor in tensors}:
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        dist.all_reduce(flat)
+        sums = flat.split([tensor.numel() for tensor in alike])
+        torch._foreach_copy_(alike, [part.view_as(tensor) for part, tensor in zip(sums, alike, strict=True)])
 
 
 def broadcast(tensors: Sequence[torch.Tensor]) -> None:

@@ -45,6 +45,7 @@ class TrainingHistory:
         rows_per_second: training rows per second, evaluation time excluded.
         rows_per_forward: rows of one forward pass.
         resumed_at_step: optimizer steps already done when the training was last resumed; 0 if it never was.
+        checkpointed: whether activations are computed again in the backward pass, because memory ran out.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -55,6 +56,7 @@ class TrainingHistory:
     rows_per_second: float = 0.0
     rows_per_forward: int = 0
     resumed_at_step: int = 0
+    checkpointed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -65,4 +67,5 @@ class TrainingHistory:
             "rows_per_second": round(self.rows_per_second, 1),
             "rows_per_forward": self.rows_per_forward,
             "resumed_at_step": self.resumed_at_step,
+            "checkpointed": self.checkpointed,
         }

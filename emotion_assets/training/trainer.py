@@ -5,6 +5,9 @@ these passes are summed and divided once, by the number of targets in the whole 
 has the gradient of one batch of 20 rows, and so have two processes with 10 rows each. An interrupted training resumes
 from its last saved state and ends with the same weights.
 
+The host does not wait for a GPU between the steps: a step's loss and gradient norm are read when the next step is
+queued. That they are finite is known before anything is evaluated, saved or returned.
+
 Belongs here: the loop and what it saves to resume. Does not belong here: the optimiser and its learning rate
 (``optimizer``), what is reported (``progress``), the state's file (``resume``), any particular model or loss
 (``models``).
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -29,6 +33,7 @@ from emotion_assets.training.optimizer import learning_rate_factor, make_optimiz
 from emotion_assets.training.progress import Progress, Report, TrainingHistory
 from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import Runtime
+from emotion_assets.training.transfer import HostCopy
 
 REPORT_SECONDS = 5.0
 SMALLEST_LOSS_SCALE = 2.0**-10
@@ -51,6 +56,7 @@ class TrainingTask:
         rows: the number of training rows.
         loss_of: the loss of some rows, given as indices below ``rows``.
         evaluate: the score to maximise, computed after each epoch. Without it the last weights are kept.
+        checkpoint_activations: makes the module take less memory and more time, where one row alone does not fit.
     """
 
     name: str
@@ -58,6 +64,7 @@ class TrainingTask:
     rows: int
     loss_of: LossFunction
     evaluate: Callable[[], float] | None = None
+    checkpoint_activations: Callable[[], None] | None = None
 
 
 @dataclass
@@ -113,6 +120,7 @@ class Trainer:
         self.history = TrainingHistory(rows_per_forward=rows_per_forward or training.batch_size)
         self.position = Position()
         self.kept_weights: list[torch.Tensor] = []  # of the best epoch so far, with keep: best
+        self._unread: deque[tuple[int, HostCopy]] = deque()  # number and figures of the steps that were not read yet
         self._started = self._reported = time.monotonic()
 
     def fit(self, report: Report, resume_state: ResumeState | None = None) -> TrainingHistory:
@@ -140,46 +148,61 @@ class Trainer:
         self.history.rows_per_second = self.epochs * self.task.rows / self.position.stepping
         return self.history
 
-    def step(self, rows: Sequence[int]) -> float:
-        """One optimizer step on these rows of the whole group of processes; returns the mean loss over its targets.
+    def step(self, rows: Sequence[int]) -> None:
+        """One optimizer step on these rows of the whole group of processes.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite.
+            TrainingError: the loss or the gradient is not finite; on a GPU, those of the step before.
         """
-        position, name = self.position, self.task.name
-        factor = learning_rate_factor(self.training, position.step, self.total_steps)
+        factor = learning_rate_factor(self.training, self.position.step, self.total_steps)
         set_learning_rate(self.optimizer, self.training.learning_rate * factor)
-        torch.manual_seed(_seed_of_step(self.seed, position.step))
-        sums = self._accumulate_gradients(rows)
+        torch.manual_seed(_seed_of_step(self.seed, self.position.step))
+        sums, targets = self._accumulate_gradients(rows)
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         distributed.all_reduce([sums, *gradients])
-        loss, targets = sums.tolist()
-        fix = "lower learning_rate or use precision: fp32"
-        if not math.isfinite(loss):
-            raise TrainingError(f"{name}: the loss is {loss} at step {position.step + 1}; {fix}")
+        scale = self.scaler.scale(torch.ones((), device=sums.device)) if self.scaler.is_enabled() else None
         self.scaler.unscale_(self.optimizer)
-        torch._foreach_mul_(gradients, len(rows) / max(targets, 1.0))
+        if distributed.is_joined():  # the targets of all processes are known on the device alone
+            torch._foreach_mul_(gradients, (len(rows) / sums[1].clamp(min=1.0)).float())
+        else:
+            torch._foreach_mul_(gradients, len(rows) / max(targets, 1.0))
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
-        scale_can_shrink = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE
-        if not scale_can_shrink and not torch.isfinite(norm):
-            raise TrainingError(f"{name}: the gradient is not finite at step {position.step + 1}; {fix}")
         self.scaler.step(self.optimizer)  # does nothing where the gradient of a scaled loss is not finite
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        mean_loss: float = loss / max(targets, 1.0)
-        position.step += 1
-        position.recent.append(mean_loss)
-        return mean_loss
+        figures = [sums, norm.double().view(1)] + ([] if scale is None else [scale.double().view(1)])
+        self._unread.append((self.position.step + 1, HostCopy(torch.cat(figures))))
+        self.position.step += 1
+        self._read_figures(leave=1 if self.runtime.device.type == "cuda" else 0)
+
+    def _read_figures(self, leave: int = 0) -> None:
+        """Read the loss and the gradient's norm of the steps done, but for the last ``leave`` ones.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        fix = "lower learning_rate or use precision: fp32"
+        while len(self._unread) > leave:
+            step, figures = self._unread.popleft()
+            loss, targets, norm, *scale = figures.read()
+            if not math.isfinite(loss):
+                raise TrainingError(f"{self.task.name}: the loss is {loss} at step {step}; {fix}")
+            scale_can_shrink = bool(scale) and scale[0] > SMALLEST_LOSS_SCALE
+            if not scale_can_shrink and not math.isfinite(norm):
+                raise TrainingError(f"{self.task.name}: the gradient is not finite at step {step}; {fix}")
+            self.position.recent.append(loss / max(targets, 1.0))
 
     def save(self, resume_state: ResumeState) -> None:
         """Write all that the rest of the training depends on.
 
         Raises:
             OSError: see ``ResumeState.write``.
+            TrainingError: the weights are not finite.
         """
+        self._read_figures()
         self.position.elapsed = time.monotonic() - self._started
         tensors: dict[str, torch.Tensor] = {f"parameter.{i}": p for i, p in enumerate(self.parameters)}
         tensors |= {f"kept.{i}": weights for i, weights in enumerate(self.kept_weights)}
@@ -210,6 +233,8 @@ class Trainer:
         ]
         self.history, self.position = TrainingHistory(**facts["fitted"]), Position(**facts["at"])
         self.history.resumed_at_step = self.position.step
+        if self.history.checkpointed and self.task.checkpoint_activations is not None:
+            self.task.checkpoint_activations()
         self._reported = time.monotonic()
         self._started = self._reported - self.position.elapsed
 
@@ -236,6 +261,7 @@ class Trainer:
         report_is_due = now - self._reported >= REPORT_SECONDS
         if not (report_is_due or step in (1, self.total_steps) or step % self.steps_per_epoch == 0):
             return
+        self._read_figures()
         mean_loss = float(np.mean(position.recent))
         self.history.steps.append(step)
         self.history.losses.append(mean_loss)
@@ -271,27 +297,40 @@ class Trainer:
             for parameter, weights in zip(self.parameters, self.kept_weights, strict=True):
                 parameter.copy_(weights)
 
-    def _accumulate_gradients(self, rows: Sequence[int]) -> torch.Tensor:
-        """``_gradients``, in smaller forward passes from here on if those of now do not fit into memory."""
-        sums = None
-        try:
-            sums = self._gradients(rows)
-        except torch.OutOfMemoryError:
-            if self.history.rows_per_forward <= self.training.batch_size or distributed.is_joined():
-                raise
-        if sums is None:  # outside of the except block, whose traceback holds on to what filled the memory
-            self.history.rows_per_forward = self.training.batch_size
+    def _accumulate_gradients(self, rows: Sequence[int]) -> tuple[torch.Tensor, int]:
+        """``_gradients``, with less memory from here on if what it takes now does not fit."""
+        while (sums := self._gradients_that_fit(rows)) is None:
             self.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            sums = self._gradients(rows)
+            if self.runtime.device.type == "cuda":
+                torch.cuda.empty_cache()
         return sums
 
-    def _gradients(self, rows: Sequence[int]) -> torch.Tensor:
+    def _gradients_that_fit(self, rows: Sequence[int]) -> tuple[torch.Tensor, int] | None:
+        """``_gradients``; None where memory ran out and the next attempt takes less.
+
+        First come fewer rows in a forward pass, down to one, then activations that are computed again. What filled the
+        memory is freed only when this has returned: the exception's traceback holds on to it.
+        """
+        history, task = self.history, self.task
+        try:
+            return self._gradients(rows)
+        except torch.OutOfMemoryError:
+            if history.rows_per_forward > 1:
+                smaller = self.training.batch_size
+                history.rows_per_forward = min(smaller, (history.rows_per_forward + 1) // 2)
+            elif task.checkpoint_activations is not None and not history.checkpointed:
+                history.checkpointed = True
+                task.checkpoint_activations()
+            else:
+                raise
+        return None
+
+    def _gradients(self, rows: Sequence[int]) -> tuple[torch.Tensor, int]:
         """Add to each ``grad`` the gradient of this process's summed loss, divided by the number of rows in the step.
 
-        Returns the summed loss and the number of targets of this process, ``[2]``.
+        Returns the summed loss and the number of targets of this process, ``[2]`` on the device, and that number.
         """
-        sums = torch.zeros(2, dtype=torch.float64, device=self.runtime.device)
+        sums, counted = torch.zeros(2, dtype=torch.float64, device=self.runtime.device), 0
         mine, size = distributed.shard(rows), self.history.rows_per_forward
         for start in range(0, len(mine), size):
             with self.runtime.autocast():
@@ -299,7 +338,8 @@ class Trainer:
             self.scaler.scale(loss / len(rows)).backward()
             sums[0] += loss.detach()
             sums[1] += targets
-        return sums
+            counted += targets
+        return sums, counted
 
 
 def _seed_of_step(seed: int, step: int) -> int:

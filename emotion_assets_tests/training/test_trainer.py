@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from emotion_assets.settings.schema import Training
-from emotion_assets.training import resume
+from emotion_assets.training import distributed, resume
 from emotion_assets.training.optimizer import learning_rate_factor
 from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.resume import STATE_FILE, ResumeState
@@ -152,6 +152,49 @@ def test_a_merged_step_that_fills_the_memory_is_split_and_what_it_held_is_freed(
     _equal(accumulated, split, 1e-6)
 
 
+@pytest.mark.parametrize(("fits", "rows", "checkpointed"), [(2, 2, False), (1, 1, False), (0, 1, True)])
+def test_a_split_goes_down_to_one_row_and_then_to_activation_checkpointing(
+    fits: int, rows: int, checkpointed: bool
+) -> None:
+    model, loss_of, evaluate = _case(dropout=0.0)
+    less: list[bool] = []
+
+    def tight(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        if len(chosen) > (1 if less else fits):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss_of(chosen)
+
+    task = TrainingTask("test", model, ROWS, tight, evaluate, lambda: less.append(True))
+    history = Trainer(task, TRAINING, CPU, 3).fit(lambda _: None)
+    assert (history.rows_per_forward, history.checkpointed, len(less)) == (rows, checkpointed, int(checkpointed))
+    _equal(_fit(dropout=0.0)[0], model.state_dict(), 1e-6)
+
+
+def test_what_does_not_fit_at_all_is_an_error() -> None:
+    def never(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        _fit(wrap=lambda _: never)
+
+
+def test_the_gradients_of_several_processes_are_summed_as_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[torch.Tensor] = []
+
+    def all_reduce(tensor: torch.Tensor) -> None:
+        sent.append(tensor)
+        tensor.mul_(2)  # as if another process had the same
+
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    gradients = [torch.ones(2, 3), torch.full((4,), 2.0), torch.ones(2, 2).t()]
+    sums = torch.tensor([1.0, 5.0], dtype=torch.float64)
+    distributed.all_reduce([sums, *gradients])
+    assert [(tensor.dtype, tensor.numel()) for tensor in sent] == [(torch.float64, 2), (torch.float32, 14)]
+    assert sums.tolist() == [2.0, 10.0]
+    assert [gradient.unique().tolist() for gradient in gradients] == [[2.0], [4.0], [2.0]]
+
+
 def test_accumulation_weighs_targets_not_micro_batches() -> None:
     """Five micro-batches of unequal numbers of targets count target by target."""
     weight = torch.nn.Parameter(torch.zeros(1))
@@ -218,8 +261,22 @@ def test_the_names_in_a_state_file_stay_so_that_an_older_versions_training_resum
     assert list(facts["at"]) == ["step", "epochs_done", "stepping", "elapsed", "recent", "best"]
     assert list(facts["fitted"]) == [
         *("steps", "losses", "scores", "best_epoch", "seconds", "rows_per_second", "rows_per_forward"),
-        "resumed_at_step",
+        *("resumed_at_step", "checkpointed"),
     ]
+
+
+def test_a_state_of_before_checkpointing_was_known_is_resumed_from(tmp_path: Path) -> None:
+    state = ResumeState(tmp_path, "recipe")
+    state.is_due = lambda: True  # type: ignore[method-assign]
+    whole, _ = _fit(resume_state=state)
+    found = state.read()
+    assert found is not None
+    tensors, facts = found
+    del facts["fitted"]["checkpointed"]
+    state.write(tensors, facts)
+    again, history = _fit(resume_state=ResumeState(tmp_path, "recipe"))
+    assert history.resumed_at_step == 15 and not history.checkpointed
+    _equal(whole, again)
 
 
 @pytest.mark.usefixtures("_always_due")

@@ -101,8 +101,14 @@ def classifier_of(
     return classifier
 
 
-def stored_case(root: Path, model_type: str = "llama", rows: int = 60) -> tuple[Store, StoredFolder, StoredFolder]:
-    """A store with tokens (prompts too) of made-up texts and a base of the same tokenizer."""
+def stored_case(
+    root: Path, model_type: str = "llama", rows: int = 60, dropout: float = 0.0
+) -> tuple[Store, StoredFolder, StoredFolder]:
+    """A store with tokens (prompts too) of made-up texts and a base of the same tokenizer.
+
+    ``dropout``: of an encoder's attention weights.
+    """
+    max_length = 48 if model_type == "roberta" else 64  # its positions begin after the padding's
     words = ["walk", "river", "stone", "cloud", "amber", "lantern", "quiet", "storm", "garden", "copper", "meadow"]
     generator = torch.Generator().manual_seed(1)
 
@@ -116,13 +122,13 @@ def stored_case(root: Path, model_type: str = "llama", rows: int = 60) -> tuple[
     }
     source = TrainedTokenizer(algorithm="word", vocab_size=VOCABULARY, min_frequency=1)
     texts = [*frames["train"]["text"], *LABELS, "say the feeling"]
-    tokenizer = make_tokenizer(TokenizerSettings(source=source, max_length=64), texts, "tiny")
+    tokenizer = make_tokenizer(TokenizerSettings(source=source, max_length=max_length), texts, "tiny")
     store = Store(root / "store")
     with store.writing("tokens") as draft:
-        write_tokens(draft.path, tokenizer, frames, LABELS, 64, "say the feeling")
+        write_tokens(draft.path, tokenizer, frames, LABELS, max_length, "say the feeling")
         tokens = draft.finish({})
     with store.writing("base_models") as draft:
-        base_folder(draft.path, model_type)
+        base_folder(draft.path, model_type, dropout=dropout)
         tokenizer.save_pretrained(draft.path)
         config = json.loads((draft.path / "config.json").read_text(encoding="utf-8"))
         base = draft.finish({"origin": "random", "vocab_size": config["vocab_size"], "model_type": model_type})

@@ -29,6 +29,7 @@ class BiGruKind(Kind[BiGru]):
 
     name = "bigru"
     settings = BiGru
+    several_devices = True
     ui_kinds = ("pytorch",)
 
     def describe(self, model: BiGru) -> str:

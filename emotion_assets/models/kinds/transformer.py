@@ -82,6 +82,7 @@ class TransformerKind(Kind[TransformerModel]):
 
     name = "transformer"
     settings = TransformerModel
+    several_devices = True
     ui_kinds = ("pytorch", "huggingface")
 
     def inputs(self, model: TransformerModel, settings: Settings) -> dict[str, list[str]]:

@@ -1,29 +1,28 @@
 """Attention over packed rows, with several backends: flash-attn, hub kernels, torch's varlen_attn, SDPA, eager.
 
-Rows are packed: a backbone sees one sequence of tokens ``[1, T]`` without padding. The sequence is made of segments (a
-row of text; a prompt that all rows begin with; an answer after a row), and the tokens of a segment attend to those of
-its parent segment too, if it has one. ``Layout`` says which tokens attend to which. ``packed_attention`` follows it
-and is registered in transformers under ``ATTENTION_NAME``, so no code of a model is changed.
+Rows are packed, and a ``Layout`` says which tokens attend to which. ``packed_attention`` follows it and is registered
+in transformers under ``ATTENTION_NAME``, so no code of a model is changed.
 
 To add a backend: for a kernel that takes rows of unequal length, a line in ``VARLEN_KERNELS`` and a function that loads
 it; for one that takes padded rows, a line in ``PADDED_BACKENDS`` and the function itself. Then its name in the values
 of ``attention`` in ``models.kinds.transformer``.
 
-Belongs here: the layout, the backends, which of them runs and why. Does not belong here: token ids (``batches``).
+Belongs here: the backends, which of them runs and why. Does not belong here: the layout (``layout``).
 https://huggingface.co/docs/transformers/attention_interface
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from emotion_assets.models.transformer.layout import Layout, Level
 from emotion_assets.settings.errors import UserError
 from emotion_assets.training.runtime import Runtime
 
@@ -58,104 +57,13 @@ class Backend:
     def __str__(self) -> str:
         return f"{self.name} ({self.why})"
 
+    def reads_padded(self, dropout: float) -> bool:
+        """Whether padded blocks are read where attention weights are dropped with this probability."""
+        return self.varlen is None or (dropout > 0 and not self.supports_dropout)
+
 
 SDPA = Backend("sdpa", "torch's scaled_dot_product_attention")
 EAGER = Backend("eager", "plain matrix products")
-
-
-@dataclass(frozen=True)
-class Level:
-    """The segments of one depth as a padded block, for backends that take rows of equal length.
-
-    A segment without a parent has depth 0. ``R`` segments give ``R`` rows; ``Lq`` and ``Lk`` are the numbers of queries
-    and keys of the longest.
-
-    Attributes:
-        rows: ``R``.
-        query: ``[R * Lq]``, the index in the packed sequence of each query; a repeated index is padding.
-        key: ``[R * Lk]``, the same of each key.
-        unpad: ``[tokens]``, the index in the block of each query that is not padding.
-        mask: ``[R, 1, Lq, Lk]``, true where a query attends to a key.
-    """
-
-    rows: int
-    query: torch.Tensor
-    key: torch.Tensor
-    unpad: torch.Tensor
-    mask: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which tokens of a packed sequence attend to which, in the two forms that backends take.
-
-    Attributes:
-        causal: whether a token attends to earlier ones alone.
-        longest: keys of the longest segment, its parents' included.
-        levels: padded blocks, the segments without a parent first (for backends that take rows of equal length).
-        keys: indices in the packed sequence of all segments' keys; None where they are the sequence itself.
-        cu_queries: ``[segments + 1]``, where each segment's queries begin and end.
-        cu_keys: ``[segments + 1]``, where each segment's keys begin and end in ``keys``.
-        longest_query: queries of the longest segment.
-    """
-
-    causal: bool
-    longest: int
-    levels: tuple[Level, ...]
-    keys: torch.Tensor | None
-    cu_queries: torch.Tensor
-    cu_keys: torch.Tensor
-    longest_query: int
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], parents: Sequence[int], causal: bool, device: torch.device) -> Layout:
-        """The layout of segments in the order of the packed sequence, in which depth never decreases.
-
-        Args:
-            lengths: tokens of each segment.
-            parents: for each segment the index of an earlier one, or -1.
-        """
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        keys_of: list[np.ndarray] = []  # per segment: the indices of its parents' tokens, then of its own
-        depths: list[int] = []
-        for i, parent in enumerate(parents):
-            own = np.arange(starts[i], starts[i + 1])
-            keys_of.append(own if parent < 0 else np.concatenate([keys_of[parent], own]))
-            depths.append(0 if parent < 0 else depths[parent] + 1)
-        levels = [
-            _make_level([i for i, d in enumerate(depths) if d == depth], lengths, keys_of, causal, device)
-            for depth in range(max(depths) + 1)
-        ]
-        key_lengths = [len(keys) for keys in keys_of]
-        return cls(
-            causal=causal,
-            longest=max(key_lengths),
-            levels=tuple(levels),
-            keys=None if max(depths) == 0 else torch.from_numpy(np.concatenate(keys_of)).to(device),
-            cu_queries=torch.tensor(starts, dtype=torch.int32, device=device),
-            cu_keys=torch.tensor(np.cumsum([0, *key_lengths]), dtype=torch.int32, device=device),
-            longest_query=max(lengths),
-        )
-
-
-def _make_level(
-    segments: list[int], lengths: Sequence[int], keys_of: list[np.ndarray], causal: bool, device: torch.device
-) -> Level:
-    queries = np.array([lengths[i] for i in segments])[:, None]
-    keys = np.array([len(keys_of[i]) for i in segments])[:, None]
-    at_query, at_key = np.arange(queries.max())[None], np.arange(keys.max())[None]
-    starts = np.array([keys_of[i][-lengths[i]] for i in segments])[:, None]
-    inside = at_query < queries
-    key = np.stack([np.pad(keys_of[i], (0, at_key.size - len(keys_of[i])), mode="edge") for i in segments])
-    last_seen = (keys - queries + at_query)[:, :, None] if causal else (keys - 1)[:, :, None]
-    mask = np.broadcast_to(at_key[:, None, :] <= last_seen, (len(segments), at_query.size, at_key.size))
-    return Level(
-        rows=len(segments),
-        query=torch.from_numpy((starts + np.minimum(at_query, queries - 1)).ravel()).to(device),
-        key=torch.from_numpy(key.ravel()).to(device),
-        unpad=torch.from_numpy(np.flatnonzero(inside.ravel())).to(device),
-        mask=torch.from_numpy(np.array(mask)).to(device)[:, None],
-    )
 
 
 def packed_attention(
@@ -183,9 +91,9 @@ def packed_attention(
     """
     if softcap is not None or (sliding_window is not None and sliding_window < layout.longest):
         raise UserError("this base caps or windows its attention below max_length; lower the tokenizer's max_length")
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     scale = scaling if scaling is not None else q.shape[-1] ** -0.5
-    if backend.varlen is not None and (backend.supports_dropout or not dropout):
+    if backend.varlen is not None and not backend.reads_padded(dropout):
         q, k = q.to(v.dtype), k.to(v.dtype)  # rotary embedding gives fp32 under autocast where the base is held in fp32
         if layout.keys is not None:
             k, v = k.index_select(0, layout.keys), v.index_select(0, layout.keys)
@@ -207,8 +115,11 @@ def attend_sdpa(
     """Torch's scaled_dot_product_attention over one level, ``[tokens, heads, width]`` in and out.
 
     Short rows in half precision on a CPU go through ``_ShortRows``: there the backward pass of torch's costs many times
-    what the products cost.
+    what the products cost. On a GPU the keys and values of a group are repeated: with a mask, torch's fused kernel
+    takes no grouped queries, and its other one writes all weights out.
     """
+    if q.device.type != "cpu" and q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     queries = _pad(q, level.query, level.rows)
     keys, values = _pad(k, level.key, level.rows), _pad(v, level.key, level.rows)
     half_on_cpu = q.device.type == "cpu" and q.dtype != torch.float32 and k.dtype == v.dtype == q.dtype
@@ -299,21 +210,50 @@ def _load_hub_kernel() -> VarlenAttention:
 
 
 def _adapt_flash_attn(function: Callable[..., Any]) -> VarlenAttention:
+    """The function with its deterministic backward pass, so that a resumed training ends with the same weights."""
+    fixed = {"deterministic": True} if "deterministic" in inspect.signature(function).parameters else {}
+
     def attend(q, k, v, cu_q, cu_k, max_q, max_k, causal, scale, dropout):  # type: ignore[no-untyped-def]
-        return function(q, k, v, cu_q, cu_k, max_q, max_k, dropout_p=dropout, softmax_scale=scale, causal=causal)
+        options = {"dropout_p": dropout, "softmax_scale": scale, "causal": causal} | fixed
+        return function(q, k, v, cu_q, cu_k, max_q, max_k, **options)
 
     return attend
 
 
 def _load_torch_varlen() -> VarlenAttention:
+    """Torch's own; where it takes no grouped queries (before ``enable_gqa``), keys and values are repeated."""
     function = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    takes_groups = "enable_gqa" in inspect.signature(function).parameters
 
     def attend(q, k, v, cu_q, cu_k, max_q, max_k, causal, scale, dropout):  # type: ignore[no-untyped-def]
-        window = (-1, 0) if causal else (-1, -1)
-        gqa = q.shape[1] != k.shape[1]
-        return function(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window, enable_gqa=gqa)
+        options = {"scale": scale, "window_size": (-1, 0) if causal else (-1, -1)}
+        if (group := q.shape[1] // k.shape[1]) > 1 and not takes_groups:
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        elif group > 1:
+            options["enable_gqa"] = True
+        out = function(q, k, v, cu_q, cu_k, max_q, max_k, **options)
+        _make_backward_deterministic(out)
+        return out
 
     return attend
+
+
+def _make_backward_deterministic(out: torch.Tensor) -> None:
+    """Have the kernel that gives the gradients of ``out``'s inputs add in a fixed order.
+
+    Torch's FlashAttention reads this from a setting of the whole process, which is on while this kernel runs.
+    """
+    if out.grad_fn is not None:
+        _fixed_order(False)  # it stays on where memory ran out in the kernel
+        out.grad_fn.register_prehook(lambda *_: _fixed_order(True))
+        out.grad_fn.register_hook(lambda *_: _fixed_order(False))
+
+
+def _fixed_order(on: bool) -> None:
+    if torch.are_deterministic_algorithms_enabled() != on:
+        settings: Any = torch.utils.deterministic
+        settings.fill_uninitialized_memory = False  # the kernels that would do so cost more than the order
+        torch.use_deterministic_algorithms(on)
 
 
 @dataclass(frozen=True)
@@ -332,9 +272,9 @@ class VarlenKernel:
 
 
 VARLEN_KERNELS = {  # in the order in which they are tried
+    "varlen": VarlenKernel(_load_torch_varlen, supports_dropout=False),  # FlashAttention-2 as torch ships it
     "flash_attention_2": VarlenKernel(_load_flash_attn),
     "hub_kernel": VarlenKernel(_load_hub_kernel, automatic=False),  # a download
-    "varlen": VarlenKernel(_load_torch_varlen, supports_dropout=False),
 }
 
 

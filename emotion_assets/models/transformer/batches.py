@@ -1,18 +1,19 @@
 """Token ids of several rows packed into one sequence without padding.
 
 Belongs here: the packed sequence, where each row is in it, pooling of a row. Does not belong here: which tokens attend
-to which (``attention``).
+to which (``layout``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from emotion_assets.models.transformer.attention import Layout
+from emotion_assets.models.transformer.layout import Layout
+from emotion_assets.training.transfer import to_device
 
 SHORTEST_PREFIX = 4  # tokens; a shorter common prefix is not worth a segment of its own
 
@@ -29,6 +30,8 @@ class Batch:
         starts: for each row the index in the sequence of its first token after the prefix.
         lengths: for each row the number of its tokens after the prefix.
         branch_starts: for each branch the index in the sequence of its first token.
+        extents: ``[2, B]``, the first tokens (as ``starts``) and the lengths on the device.
+        extra: what a caller has added for use on the device.
     """
 
     inputs: dict[str, Any]
@@ -37,16 +40,17 @@ class Batch:
     starts: list[int]
     lengths: list[int]
     branch_starts: list[int]
+    extents: torch.Tensor
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def pool(self, hidden: torch.Tensor, pooling: str) -> torch.Tensor:
         """One vector per row, ``[B, H]``, from the hidden states ``[1, T, H]`` of rows without a shared prefix."""
-        starts = torch.tensor(self.starts, device=hidden.device)
-        lengths = torch.tensor(self.lengths, device=hidden.device)
+        starts, lengths = self.extents
         if pooling == "first":
-            return hidden[0].index_select(0, starts)
+            return hidden.squeeze(0).index_select(0, starts)
         if pooling == "last":
-            return hidden[0].index_select(0, starts + lengths - 1)
-        rows = torch.nn.utils.rnn.pad_sequence(list(hidden[0].split(self.lengths)), batch_first=True)
+            return hidden.squeeze(0).index_select(0, starts + lengths - 1)
+        rows = torch.nn.utils.rnn.pad_sequence(list(hidden.squeeze(0).split(self.lengths)), batch_first=True)
         is_token = (torch.arange(rows.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)
         if pooling == "max":
             return rows.masked_fill(~is_token, float("-inf")).amax(1)
@@ -60,14 +64,28 @@ def make_batch(
     first_position: int = 0,
     prefix: int = 0,
     branches: Sequence[tuple[int, Sequence[int]]] = (),
+    padded: bool = True,
 ) -> Batch:
-    """Pack rows into one sequence.
+    """Pack rows into one sequence on ``device``: ``pack_rows``, sent in one transfer."""
+    return to_device(pack_rows(rows, causal, first_position, prefix, branches, padded), device)
+
+
+def pack_rows(
+    rows: Sequence[Sequence[int]],
+    causal: bool,
+    first_position: int = 0,
+    prefix: int = 0,
+    branches: Sequence[tuple[int, Sequence[int]]] = (),
+    padded: bool = True,
+) -> Batch:
+    """Pack rows into one sequence, on the host.
 
     Args:
         rows: token ids; every row is longer than ``prefix``.
         first_position: the position id of a row's first token (RoBERTa counts from ``pad_token_id + 1``).
         prefix: how many tokens at the beginning are the same in all rows; they are put in once.
         branches: pairs of a row's index and tokens that follow that row. No other segment attends to a branch.
+        padded: whether an attention backend will read padded blocks of the layout.
     """
     segments: list[Sequence[int]] = [rows[0][:prefix]] if prefix else []
     parents = [-1] * len(segments)
@@ -86,14 +104,15 @@ def make_batch(
     for length in lengths:
         starts.append(starts[-1] + length)
     first, end = (1 if prefix else 0), (1 if prefix else 0) + len(rows)
-    ids = torch.tensor([token for segment in segments for token in segment], device=device)
+    ids = torch.tensor([token for segment in segments for token in segment])
     return Batch(
-        inputs={"input_ids": ids[None], "position_ids": torch.cat(positions)[None].to(device), "attention_mask": None},
-        layout=Layout.of(lengths, parents, causal, device),
+        inputs={"input_ids": ids[None], "position_ids": torch.cat(positions)[None], "attention_mask": None},
+        layout=Layout.of(lengths, parents, causal, torch.device("cpu"), padded),
         prefix=prefix,
         starts=starts[first:end],
         lengths=lengths[first:end],
         branch_starts=starts[end:-1],
+        extents=torch.tensor([starts[first:end], lengths[first:end]]),
     )
 
 

@@ -28,6 +28,7 @@ from emotion_assets.models.transformer.classifier import (
     Classifier,
     ClassifierConfig,
 )
+from emotion_assets.models.transformer.fewer_kernels import launch_fewer_kernels
 from emotion_assets.models.transformer.lora import (
     add_adapters,
     cast_saved_modules_to_fp32,
@@ -39,6 +40,7 @@ from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training.runtime import Runtime
 
 ADAPTER, BACKBONE, HEAD = "adapter", "backbone", "head.safetensors"
+WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")  # transformers adds a layer that nothing here reads
 COMPILED = ("mlp", "input_layernorm", "post_attention_layernorm", "intermediate", "LayerNorm")
 
 
@@ -98,13 +100,17 @@ def new_classifier(
     base_folder: Path, model: TransformerModel, config: ClassifierConfig, runtime: Runtime, backend: Backend
 ) -> Classifier:
     """The untrained classifier on top of a base checkpoint, with new adapters and a new head."""
-    backbone = load_backbone(base_folder, config, runtime)
+    backbone, needs_autocast = load_backbone(base_folder, config, runtime), True
     if model.method == "lora":
         backbone = add_adapters(backbone, model.lora, causal_head=config.objective == "instruction")
         speed_up_adapters(backbone)
+        if runtime.device.type == "cuda" and not model.compile:
+            needs_autocast = not launch_fewer_kernels(backbone)
     if model.compile:
         compile_parts(backbone)
-    classifier = Classifier(backbone, config, backend, model.head_dropout, model.embedding_dropout)
+    classifier = Classifier(
+        backbone, config, backend, model.head_dropout, model.embedding_dropout, needs_autocast=needs_autocast
+    )
     return classifier.to(runtime.device)
 
 
@@ -131,7 +137,9 @@ def load_backbone(folder: Path, config: ClassifierConfig, runtime: Runtime) -> A
     model_type = check_checkpoint(folder)["model_type"]
     register_packed_attention()
     loader: Any = AutoModelForCausalLM if config.objective == "instruction" else AutoModel
-    extra = {"add_pooling_layer": False} if model_type in ("bert", "roberta", "xlm-roberta") else {}
+    extra: dict[str, Any] = {"add_pooling_layer": False} if model_type in WITH_POOLER else {}
+    if runtime.device.type != "cpu":
+        extra["device_map"] = {"": runtime.device}  # shard by shard: no second copy in the host's memory
     if config.quantization == "nf4":
         extra["quantization_config"] = _four_bit_config(runtime)
     verbosity = logging.get_verbosity()

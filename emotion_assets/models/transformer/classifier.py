@@ -10,15 +10,17 @@ Belongs here: probabilities and losses from token ids. Does not belong here: sav
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from emotion_assets.models.transformer.attention import Backend
-from emotion_assets.models.transformer.batches import Batch, common_prefix, make_batch
+from emotion_assets.models.transformer.batches import Batch, common_prefix, pack_rows
 from emotion_assets.settings.errors import DataError
+from emotion_assets.training.transfer import to_device
 
 CAUSAL_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 ENCODER_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -61,9 +63,12 @@ class Classifier(nn.Module):
         backend: Backend,
         head_dropout: float = 0.0,
         embedding_dropout: float = 0.0,
+        needs_autocast: bool = True,
     ) -> None:
+        """``needs_autocast``: whether the backbone mixes number formats (see ``fewer_kernels``)."""
         super().__init__()
         self.backbone, self.config, self.backend = backbone, config, backend
+        self.needs_autocast = needs_autocast
         base: Any = backbone.config
         self.causal = base.model_type in CAUSAL_MODEL_TYPES
         self.first_position = first_position(base)
@@ -86,29 +91,43 @@ class Classifier(nn.Module):
         """
         if self.head is None:
             return torch.log_softmax(self._answer_scores(rows, device), dim=-1)
-        batch = make_batch(rows, device, self.causal, self.first_position)
+        return self._head_log_probabilities(to_device(self._pack(rows), device))
+
+    def _pack(self, rows: Sequence[Sequence[int]], **options: Any) -> Batch:
+        """Rows as one sequence on the host, with the padded blocks that the attention backend reads, if any."""
+        config: Any = self.backbone.config
+        dropout = getattr(config, "attention_dropout", getattr(config, "attention_probs_dropout_prob", 0.0))
+        padded = self.backend.reads_padded(dropout or 0.0)
+        return pack_rows(rows, self.causal, self.first_position, padded=padded, **options)
+
+    def _head_log_probabilities(self, batch: Batch) -> torch.Tensor:
         pooled = self.dropout(batch.pool(self.hidden(batch), self.config.pooling).float())
-        with torch.autocast(device.type, enabled=False):  # half-precision logits are so coarse that labels tie
+        assert self.head is not None
+        with torch.autocast(pooled.device.type, enabled=False):  # half-precision logits are so coarse that labels tie
             return torch.log_softmax(self.head(pooled), dim=-1)
 
     def loss(
         self, rows: Sequence[Sequence[int]], labels: torch.Tensor, smoothing: float = 0.0, consistency: float = 0.0
     ) -> tuple[torch.Tensor, int]:
-        """The training loss, summed over targets, and the number of targets.
+        """The training loss, summed over targets, and the number of targets. ``labels`` ``[rows]`` are on the host.
 
         ``head``: cross entropy over the labels. With ``consistency`` each row passes twice, under two draws of dropout
         that give p and q, and the loss is the mean of the two cross entropies plus ``consistency`` times
         (KL(p, q) + KL(q, p)) / 2 (R-Drop, Liang et al. 2021). ``instruction``: cross entropy of the right answer's
         tokens, as in supervised fine-tuning; the wrong answers take no part.
         """
+        device = next(self.parameters()).device
         if self.head is None:
-            return self._answer_loss(rows, labels)
-        if not consistency:
-            return self._cross_entropy(self.log_probabilities(rows, labels.device), labels, smoothing), len(rows)
-        both = self.log_probabilities([*rows, *rows], labels.device)
-        p, q = both.chunk(2)
-        loss = self._cross_entropy(both, labels.repeat(2), smoothing) / 2
-        return loss + consistency * ((p.exp() - q.exp()) * (p - q)).sum() / 2, len(rows)
+            return self._answer_loss(rows, labels, device)
+        twice = bool(consistency)
+        batch = self._pack([*rows, *rows] if twice else rows)
+        batch = to_device(replace(batch, extra={"labels": labels.repeat(2) if twice else labels}), device)
+        scores = self._head_log_probabilities(batch)
+        loss = self._cross_entropy(scores, batch.extra["labels"], smoothing)
+        if not twice:
+            return loss, len(rows)
+        p, q = scores.chunk(2)
+        return loss / 2 + consistency * ((p.exp() - q.exp()) * (p - q)).sum() / 2, len(rows)
 
     @staticmethod
     def _cross_entropy(log_probabilities: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
@@ -116,19 +135,33 @@ class Classifier(nn.Module):
         spread = log_probabilities.mean(1).sum()
         return -((1 - smoothing) * right + smoothing * spread)
 
+    def checkpoint_activations(self) -> None:
+        """From here on keep of each layer its input alone, and compute the rest again in the backward pass.
+
+        Less memory, more time (Chen et al. 2016).
+        """
+        model = self._base_model
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
+
+    @property
+    def _base_model(self) -> Any:
+        """The model of transformers, without PEFT's wrapper."""
+        backbone: Any = self.backbone
+        return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+
     def hidden(self, batch: Batch) -> torch.Tensor:
         """The last hidden states ``[1, T, H]`` of a packed batch."""
-        backbone: Any = self.backbone
-        model = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
-        model = model.model if self.head is None else model
+        model = self._base_model.model if self.head is None else self._base_model
         extra = {"use_cache": False} if self.causal else {}
-        out = model(**batch.inputs, **extra, layout=batch.layout, backend=self.backend)
+        device = batch.extents.device.type
+        with nullcontext() if self.needs_autocast else torch.autocast(device, enabled=False):
+            out = model(**batch.inputs, **extra, layout=batch.layout, backend=self.backend)
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     @property
     def _lm_head(self) -> Any:
-        backbone: Any = self.backbone
-        return (backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone).lm_head
+        return self._base_model.lm_head
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._lm_head(hidden).float()  # type: ignore[no-any-return]
@@ -144,17 +177,22 @@ class Classifier(nn.Module):
             weights = self._lm_head.weight[tokens].float()
             return (weights @ hidden.float().unsqueeze(-1)).squeeze(-1)
 
-    def _answer_loss(self, prompts: Sequence[Sequence[int]], labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def _answer_loss(
+        self, prompts: Sequence[Sequence[int]], labels: torch.Tensor, device: torch.device
+    ) -> tuple[torch.Tensor, int]:
         answers = [self.config.answers[label] for label in labels.tolist()]
-        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-        batch = make_batch(rows, labels.device, True, prefix=common_prefix(prompts))
+        rows = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+        batch = self._pack(rows, prefix=common_prefix(prompts))
         predicting: list[int] = []  # indices of the tokens whose next token belongs to an answer
         for start, prompt, answer in zip(batch.starts, prompts, answers, strict=True):
             first = start + len(prompt) - batch.prefix - 1
             predicting += range(first, first + len(answer))
-        hidden = self.hidden(batch)[0].index_select(0, torch.tensor(predicting, device=labels.device))
-        targets = torch.tensor([token for answer in answers for token in answer], device=labels.device)
-        return nn.functional.cross_entropy(self._logits(hidden), targets, reduction="sum"), len(targets)
+        targets = [token for answer in answers for token in answer]
+        extra = {"predicting": torch.tensor(predicting), "targets": torch.tensor(targets)}
+        batch = to_device(replace(batch, extra=extra), device)
+        hidden = self.hidden(batch).squeeze(0).index_select(0, batch.extra["predicting"])
+        loss = nn.functional.cross_entropy(self._logits(hidden), batch.extra["targets"], reduction="sum")
+        return loss, len(targets)
 
     def _answer_scores(self, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
         """Summed log-probability of each label's tokens after each prompt, ``[prompts, labels]``, but for a constant
@@ -165,24 +203,27 @@ class Classifier(nn.Module):
         answers = self.scored_answers
         longer = [(p, a) for p in range(len(prompts)) for a in range(len(answers)) if len(answers[a]) > 1]
         branches = [(p, answers[a][:-1]) for p, a in longer]
-        batch = make_batch(prompts, device, True, prefix=common_prefix(prompts), branches=branches)
-        hidden = self.hidden(batch)[0]
-        ends = torch.tensor(batch.starts, device=device) + torch.tensor(batch.lengths, device=device) - 1
-        # The normaliser of the softmax over the vocabulary is the same for all labels of a prompt: it cancels.
-        scores = self._logits_of(hidden[ends], torch.tensor([[answer[0] for answer in answers]], device=device))
-        if not longer:
-            return scores
+        batch = self._pack(prompts, prefix=common_prefix(prompts), branches=branches)
         predicting: list[int] = []  # index of each branch's tokens in the sequence
         targets: list[int] = []  # the token that follows each of them
-        cells: list[int] = []  # the element of ``scores``, flattened, to which its log-probability is added
+        cells: list[int] = []  # the element of the scores, flattened, to which its log-probability is added
         for (p, a), start in zip(longer, batch.branch_starts, strict=True):
             predicting += range(start, start + len(answers[a]) - 1)
             targets += answers[a][1:]
             cells += [p * len(answers) + a] * (len(answers[a]) - 1)
-        hidden = hidden[torch.tensor(predicting, device=device)]
-        rest = self._logits_of(hidden, torch.tensor(targets, device=device)[:, None]).squeeze(1)
+        extra = {"first": torch.tensor([[answer[0] for answer in answers]]), "predicting": torch.tensor(predicting)}
+        extra |= {"targets": torch.tensor(targets), "cells": torch.tensor(cells)}
+        batch = to_device(replace(batch, extra=extra), device)
+        hidden = self.hidden(batch).squeeze(0)
+        starts, lengths = batch.extents
+        # The normaliser of the softmax over the vocabulary is the same for all labels of a prompt: it cancels.
+        scores = self._logits_of(hidden.index_select(0, starts + lengths - 1), batch.extra["first"])
+        if not longer:
+            return scores
+        hidden = hidden.index_select(0, batch.extra["predicting"])
+        rest = self._logits_of(hidden, batch.extra["targets"][:, None]).squeeze(1)
         rest = rest - self._logits(hidden).logsumexp(-1)
-        return scores.flatten().index_add(0, torch.tensor(cells, device=device), rest).view_as(scores)
+        return scores.flatten().index_add(0, batch.extra["cells"], rest).view_as(scores)
 
 
 def first_position(config: Any) -> int:

@@ -62,7 +62,7 @@ def _choose_runtime(model: TransformerModel, config: ClassifierConfig, run: Trai
         rows, labels = read_tokens(run.inputs["tokens"], "train", _column(model))
         backend = choose_backend(model.attention, runtime)
         classifier = new_classifier(run.inputs["base"].path, model, config, runtime, backend)
-        targets = torch.tensor(labels[:MEASURED_ROWS], device=runtime.device)
+        targets = torch.tensor(labels[:MEASURED_ROWS])
 
         def step() -> None:
             with runtime.autocast():
@@ -111,7 +111,7 @@ def _train(classifier: Classifier, model: TransformerModel, run: TrainingRun, ru
     column = _column(model)
     rows, labels = read_tokens(run.inputs["tokens"], "train", column)
     validation_rows, validation_labels = read_tokens(run.inputs["tokens"], "validation", column)
-    targets = torch.tensor(labels, device=runtime.device)
+    targets = torch.tensor(labels)
     smoothing = model.training.label_smoothing
 
     def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
@@ -120,6 +120,6 @@ def _train(classifier: Classifier, model: TransformerModel, run: TrainingRun, ru
     def evaluate() -> float:
         return accuracy_of(classifier, validation_rows, validation_labels, runtime)
 
-    task = TrainingTask(run.name, classifier, len(rows), loss_of, evaluate)
+    task = TrainingTask(run.name, classifier, len(rows), loss_of, evaluate, classifier.checkpoint_activations)
     size = rows_per_forward(sizes, model, runtime, [len(row) for row in rows])
     return Trainer(task, model.training, runtime, run.seed, size).fit(run.report, run.resume_state)

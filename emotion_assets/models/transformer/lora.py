@@ -3,7 +3,7 @@
 A LoRA layer computes ``y = x W' + b + s (x A') B'`` (Hu et al. 2021). PEFT does so operation by operation; here the
 adapter's part is added into the result by one matrix product, forward and backward, and only ``x`` and ``x A'`` are
 kept for the backward pass. The parameters, their names and the saved files stay PEFT's.
-``emotion_assets_tests/models/test_lora.py`` compares the two.
+``emotion_assets_tests/models/test_lora.py`` compares the two. What a GPU needs besides stands in ``fewer_kernels``.
 """
 
 from __future__ import annotations
@@ -79,15 +79,14 @@ def speed_up_adapters(model: nn.Module) -> int:
     """
     from peft.tuners.lora.layer import Linear
 
-    changed = 0
-    for module in model.modules():
-        if isinstance(module, Linear) and _is_plain(module):
-            module.forward = MethodType(_fast_forward(module.forward), module)  # type: ignore[method-assign]
-            changed += 1
-    return changed
+    layers = [module for module in model.modules() if isinstance(module, Linear) and is_plain(module)]
+    for layer in layers:
+        layer.forward = MethodType(_fast_forward(layer.forward), layer)
+    return len(layers)
 
 
-def _is_plain(module: Any) -> bool:
+def is_plain(module: Any) -> bool:
+    """Whether a LoRA layer of PEFT is the formula above and nothing more."""
     (name, *others) = list(module.lora_A)
     return (
         not others

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from emotion_assets.models.kinds.transformer import TransformerModel
+from emotion_assets.models.transformer.attention import PADDED_BACKENDS
 from emotion_assets.models.transformer.classifier import CAUSAL_MODEL_TYPES
 from emotion_assets.settings.errors import DataError
 from emotion_assets.training.runtime import Runtime
@@ -26,6 +27,7 @@ PADDING = 1.6  # positions per token in attention's padded blocks, about
 MAX_ACTIVATION_SHARE = 0.5  # of the free memory that the activations of a whole step may take in one forward pass
 NF4_BYTES = 0.56  # per weight in four bits, with its share of the scales
 ADAM_BYTES = 16.0  # per trained parameter in fp32: itself, its gradient and the two moments of Adam
+HALF_COPIES = 4.0  # per adapter's parameter on a GPU: two copies in half precision
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Sizes:
 
     Attributes:
         parameters: all of them.
+        language_head: those of the language-model head, where it is no copy of the embeddings.
         linear: parameters of the linear layers inside the transformer blocks.
         linear_sides: inputs plus outputs of these layers, summed: a LoRA adapter has ``rank`` times as many parameters.
         gated: whether the feed-forward part multiplies two projections (SwiGLU), as causal models do.
     """
 
     parameters: int
+    language_head: int
     linear: int
     linear_sides: int
     hidden: int
@@ -63,8 +67,11 @@ class Sizes:
             m.weight.shape for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n
         ]
         heads = settings.num_attention_heads
+        head = model.get_output_embeddings() if causal else None
+        own_head = head is not None and head.weight is not model.get_input_embeddings().weight
         return cls(
             parameters=sum(p.numel() for p in model.parameters()),
+            language_head=head.weight.numel() if own_head else 0,
             linear=sum(a * b for a, b in linear),
             linear_sides=sum(a + b for a, b in linear),
             hidden=settings.hidden_size,
@@ -76,14 +83,20 @@ class Sizes:
             head_width=getattr(settings, "head_dim", None) or settings.hidden_size // heads,
         )
 
-    def activation_bytes(self, element: int) -> float:
-        """Bytes that the forward pass keeps of one token for the backward pass, without gradient checkpointing.
+    def activation_bytes(self, element: int, packed: bool = False) -> float:
+        """Bytes that the forward pass keeps of one token for the backward pass, without activation checkpointing.
 
-        ``element`` is the size of a number: 2 bytes in half precision, else 4.
+        Args:
+            element: the size of a number: 2 bytes in half precision, else 4.
+            packed: a causal model on a GPU whose kernels take rows without padding and normalise in one piece.
         """
-        attention = PADDING * 2 * (self.heads + self.key_value_heads) * self.head_width
         feed_forward = (4 if self.gated else 2) * self.intermediate
-        layer = element * (8 * self.hidden + attention + feed_forward) + 4 * 2 * self.hidden  # norms keep fp32
+        attention = 2 * (self.heads + self.key_value_heads) * self.head_width
+        if packed:  # of each norm its input and its output, query, key, value and the output of attention
+            return float(self.layers * element * (4 * self.hidden + attention + feed_forward))
+        layer = (
+            element * (8 * self.hidden + PADDING * attention + feed_forward) + 4 * 2 * self.hidden
+        )  # norms keep fp32
         return float(self.layers * layer)
 
 
@@ -110,13 +123,18 @@ class Estimate:
 def estimate_memory(sizes: Sizes, model: TransformerModel, runtime: Runtime, lengths: Sequence[int]) -> Estimate:
     """The memory of training ``model`` with rows of these many tokens in one forward pass."""
     element = 4 if runtime.dtype == torch.float32 else 2
+    parameters = sizes.parameters - (sizes.language_head if model.objective == "head" else 0)
+    lora = model.lora
+    plain = model.method == "lora" and model.quantization == "none" and not (lora.dropout or lora.train_embeddings)
+    fewer_kernels = plain and runtime.device.type == "cuda" and element == 2
     if model.method == "full":
-        weights, trained = (0.0 if element == 4 else 2.0 * sizes.parameters), ADAM_BYTES * sizes.parameters
+        weights, trained = (0.0 if element == 4 else 2.0 * parameters), ADAM_BYTES * parameters
     else:
         frozen = NF4_BYTES if model.quantization == "nf4" else float(element)
-        weights = frozen * sizes.linear + element * (sizes.parameters - sizes.linear)
-        trained = ADAM_BYTES * model.lora.rank * sizes.linear_sides
-    activations = sum(lengths) * model.passes * sizes.activation_bytes(element)
+        weights = frozen * sizes.linear + element * (parameters - sizes.linear)
+        trained = (ADAM_BYTES + (HALF_COPIES if fewer_kernels else 0)) * lora.rank * sizes.linear_sides
+    packed = fewer_kernels and sizes.gated and model.attention not in PADDED_BACKENDS
+    activations = sum(lengths) * model.passes * sizes.activation_bytes(element, packed)
     return Estimate(weights, trained, activations, len(lengths))
 
 

@@ -1,0 +1,50 @@
+"""What one step of the paper's recipe asks of a GPU, counted without one: kernels, memory, and the time that follows.
+
+Llama-3-8B with LoRA rank 8 on all linear layers, 20 rows of the lengths of dair-ai/emotion, in bf16. The step runs
+through the project's own code with tensors that have shapes and no values (torch's FakeTensors); needs Linux and a C++
+compiler. Time is a prediction, not a measurement: on the host ``--launch`` microseconds for each kernel, on the chip 4
+FLOP for each parameter of a linear layer and token over ``--share`` of an H100's dense peak. The longer of the two
+bounds the step.
+
+    python -m benchmarks.step_on_paper
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from emotion_assets.models.transformer.memory import Sizes
+from emotion_assets_tests.fake_cuda.gpu import FakeGpu, compile_library
+from emotion_assets_tests.fake_cuda.llama8b import CONFIG, lengths_of_the_dataset
+
+PEAK, GIB = 989e12, 2**30
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--launch", type=float, default=5.0, help="microseconds of the host for a kernel (default 5)")
+    parser.add_argument("--share", type=float, default=0.6, help="share of the chip's peak (default 0.6)")
+    options = parser.parse_args()
+    linear, lengths = Sizes.of(CONFIG).linear, lengths_of_the_dataset(20)
+    print(f"{'kernels':>8}  {'peak GiB':>8}  {'expected':>8}  {'host ms':>7}  {'chip ms':>7}  step")
+    with tempfile.TemporaryDirectory() as folder:
+        gpu = FakeGpu(compile_library(Path(folder)))
+        for objective in ("head", "instruction"):
+            for fewer in (False, True):
+                step = gpu("step_of_8b", lengths=lengths, objective=objective, fewer_kernels=fewer)
+                kernels = sum(step["kernels"].values())
+                chip = 4 * linear * step["tokens"] / (options.share * PEAK)
+                print(
+                    f"{kernels:>8,}  {step['peak'] / GIB:>8.1f}  {step['expected'] / GIB:>8.1f}  "
+                    f"{kernels * options.launch / 1e3:>7.1f}  {chip * 1e3:>7.1f}  "
+                    f"{objective}, {'with fewer kernels' if fewer else 'adapter by adapter'}"
+                )
+        gpu.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What the worker is asked to do on the make-believe GPU. Arguments and results are plain values (JSON)."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import varlen
+
+from emotion_assets.jobs.process import TrainingJob, run_job
+from emotion_assets.models.registry import load_scorer
+from emotion_assets.models.transformer import attention
+from emotion_assets.models.transformer.classifier import Classifier
+from emotion_assets.storage.store import Store
+from emotion_assets.training import resume
+from emotion_assets.training.trainer import Trainer
+from emotion_assets_tests.fake_cuda import device, kernels, tensors
+from emotion_assets_tests.fake_cuda.llama8b import step_of_8b
+
+__all__ = ["mix", "move", "score", "step_of_8b", "train", "train_cut_off"]
+
+COUNTED_STEP = 3
+attention.scaled_dot_product_attention = kernels.sdpa  # type: ignore[attr-defined]
+attention.importlib = types.SimpleNamespace(import_module=device.import_module)  # type: ignore[attr-defined]
+
+
+class _CutOffError(Exception):
+    pass
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+def train(job: str, fits: int | None = None, groups: bool = True, spoilt_step: int = 0) -> dict[str, Any]:
+    """Run a training job; what was measured, and what the device was asked for in the third step.
+
+    Args:
+        spoilt_step: the step of which the loss is not a number; 0: none.
+        fits: rows of a forward pass that the memory is large enough for; 0: not for one, unless its activations are
+            computed again.
+        groups: whether torch's varlen_attn takes grouped queries.
+    """
+    counted: list[tensors.Activity] = []
+    at = [0]  # the step that runs
+    original_step, original_loss = Trainer.step, Classifier.loss
+
+    def step(trainer: Trainer, rows: Sequence[int]) -> None:
+        at[0] = trainer.position.step + 1
+        if at[0] != COUNTED_STEP:
+            return original_step(trainer, rows)
+        with tensors.counting() as activity:
+            counted.append(activity)
+            return original_step(trainer, rows)
+
+    def loss(classifier: Classifier, rows: Sequence[Sequence[int]], *rest: Any) -> tuple[torch.Tensor, int]:
+        checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in classifier.modules())
+        if fits is not None and len(rows) > (1 if checkpointed else fits):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        found, targets = original_loss(classifier, rows, *rest)
+        return (found * float("nan") if at[0] == spoilt_step else found), targets
+
+    with (
+        _replaced(Trainer, "step", step),
+        _replaced(Classifier, "loss", loss),
+        _replaced(varlen, "varlen_attn", varlen.varlen_attn if groups else _varlen_without_groups),
+    ):
+        measured = run_job(TrainingJob.from_json(job), lambda line: None)
+    activity = counted[0] if counted else tensors.Activity()
+    return measured | {name: dict(count) for name, count in vars(activity).items()}
+
+
+_varlen_attn = varlen.varlen_attn
+
+
+def _varlen_without_groups(
+    q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, scale: Any = None, window_size: Any = None
+) -> Any:
+    """``varlen_attn`` as torch had it first."""
+    return _varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size)
+
+
+def train_cut_off(job: str, step: int) -> int:
+    """Run a training job until it is cut off in this step, its state saved after each; the steps that were saved."""
+    original: Callable[..., Any] = Trainer.step
+
+    def cut(trainer: Trainer, rows: Sequence[int]) -> Any:
+        if trainer.position.step + 1 == step:
+            raise _CutOffError
+        return original(trainer, rows)
+
+    with (
+        _replaced(Trainer, "step", cut),
+        _replaced(resume, "MIN_SECONDS_BETWEEN_WRITES", 0.0),
+        _replaced(resume, "MAX_SHARE_OF_TIME", 1e9),
+        suppress(_CutOffError),
+    ):
+        run_job(TrainingJob.from_json(job), lambda line: None)
+    description = TrainingJob.from_json(job)
+    state = resume.ResumeState(Path(description.checkpoints), description.recipe).read()
+    return int(state[1]["at"]["step"]) if state else 0
+
+
+def score(store: str, model: str, texts: list[str]) -> dict[str, Any]:
+    """The probabilities of a stored model, and where its weights are."""
+    scorer: Any = load_scorer(Store(Path(store)).open("models", model), Store(Path(store)))
+    weights = next(scorer._model.parameters())
+    return {"scores": scorer.score(texts).tolist(), "weights": f"{weights.device}, {weights.dtype}"}
+
+
+def mix() -> list[str]:
+    """What torch says to operations that mix the device and the host."""
+    there, here = torch.ones(3, device="cuda"), torch.ones(3)
+    attempts: list[Callable[[], Any]] = [
+        lambda: there + here,
+        lambda: there.index_select(0, torch.tensor([0])),
+        lambda: torch.nn.functional.linear(there[None], torch.ones(2, 3)),
+        lambda: there.numpy(),
+    ]
+    said = []
+    for attempt in attempts:
+        try:
+            attempt()
+            said.append("")
+        except (RuntimeError, TypeError) as error:
+            said.append(str(error))
+    return said
+
+
+def move() -> dict[str, Any]:
+    """What transfers count as, and what a copy to the host holds before it has arrived."""
+    with tensors.counting() as activity:
+        pinned = torch.ones(3).pin_memory()
+        there = pinned.to("cuda", non_blocking=True)
+        torch.ones(3).to("cuda", non_blocking=True)
+        torch.tensor([1.0], device="cuda")
+        doubled = there * 2 + 1.0
+        host = torch.empty(3, pin_memory=True)
+        host.copy_(doubled, non_blocking=True)
+        mark = torch.cuda.Event()
+        before = host.tolist()
+        mark.synchronize()
+        after = host.tolist()
+        total = doubled.sum().item()
+    counts = {name: dict(count) for name, count in vars(activity).items()}
+    return {"arrived": [x == x for x in before], "after": after, "total": total, **counts}
