@@ -17,11 +17,7 @@ PAGES = sorted((PROJECT / "docs").glob("*.md"))
 COMMANDS = {"sh", "bash", "console"}
 NOT_RUN = re.compile(r"^<!-- not run: (?P<reason>.+) -->$")
 FENCE = re.compile(r"^```(?P<language>\w*)$")
-PROGRAMS = {
-    "dagster": "dagster", "dagster-daemon": "dagster._daemon", "dagster-webserver": "dagster_webserver",
-    "dg": "dagster_dg_cli.cli", "emotion-assets": "emotion_assets.cli",
-}  # fmt: skip
-LEFT_OUT = (".git", ".venv", "*_cache", "__pycache__", "*.egg-info", "build", "docs", "emotion_assets_tests")
+LEFT_OUT = (".git", ".venv", ".env", "*_cache", "__pycache__", "*.egg-info", "build", "docs", "emotion_assets_tests")
 
 
 @dataclass(frozen=True)
@@ -66,27 +62,18 @@ def copy_project(folder: Path, home: Path) -> None:
     shutil.copytree(home, folder / "data", symlinks=True, dirs_exist_ok=True)
     for name in ("pretrained", "embedded"):
         shutil.copy(TINY_PROFILE, folder / "emotion_assets" / "profiles" / f"{name}.yaml")
-    programs = folder / ".venv" / "bin"
-    programs.mkdir(parents=True)
-    (programs / "activate").write_text(f'export PATH="{programs}:$PATH"\n', encoding="utf-8")
-    for name, arguments in {"python": "", **{name: f"-m {module}" for name, module in PROGRAMS.items()}}.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8")
-        (programs / name).chmod(0o755)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     (folder / ".venv" / ".installed").touch()
 
 
 def run_script(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a copy of the project as a person would in a clone, its first failing command the last."""
-    home = folder / "data"
-    mine = {
-        "EMOTION_HOME": str(home),
-        "DAGSTER_HOME": str(home / "dagster"),
-        "EMOTION_PROFILE": "embedded",
-        "PATH": f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
-        "COLUMNS": "200",
-    }
+    """Run a script in a copy of the project as a person would in a clone after ``make demo``, in a new shell that has
+    read ``.env``; its first failing command is the last."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("EMOTION_HOME", "DAGSTER_HOME")}
+    mine = {"EMOTION_PROFILE": "embedded", "PYTHONPATH": str(folder), "COLUMNS": "200"}
     return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=os.environ | mine, check=False,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900,
+        ["bash", "-euo", "pipefail", "-c", f"make --silent instance\nsource .env\n{script}"],
+        cwd=folder, env=kept | mine, check=False, text=True, timeout=1500,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from emotion_assets_tests.conftest import PROJECT, Terminal
 from emotion_assets_tests.docs.pages import COMMANDS, PAGES, blocks, copy_project, run_script
 
+pytestmark = pytest.mark.timeout(1800)
 LANGUAGES = COMMANDS | {"yaml", "mermaid", "python", "sql", "json", "text"}
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(#[^)]*)?\)")
 TABLES = ("feedback", "scored_feedback", "evaluation", "champion_decisions")
