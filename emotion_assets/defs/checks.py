@@ -12,16 +12,14 @@ import dagster as dg
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import user_errors_as_failures
-from emotion_assets.settings.schema import Settings
-from emotion_assets.storage.keys import EVALUATION, RAW_DATASET, predictions_key
+from emotion_assets.storage.keys import EVALUATION, RAW_DATASET
 from emotion_assets.storage.workspace import Workspace
 
-SHOWN = 20
-BLOCKING = {"schema", "labels", "no_empty_text", "distributions", "same_rows"}
+BLOCKING = {"schema", "labels", "no_empty_text", "same_rows"}
 
 
-def asset_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
-    return [dataset_checks, _predictions_checks(settings), evaluation_checks]
+def asset_checks() -> list[dg.AssetChecksDefinition]:
+    return [dataset_checks, evaluation_checks]
 
 
 def _check_spec(key: Sequence[str], name: str, description: str) -> dg.AssetCheckSpec:
@@ -29,15 +27,8 @@ def _check_spec(key: Sequence[str], name: str, description: str) -> dg.AssetChec
 
 
 def _result(key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Passed when there are no problems; the first ones are shown."""
-    shown = {"problems": display.table(problems[:SHOWN])} if problems else {}
-    return dg.AssetCheckResult(
-        passed=not problems,
-        check_name=name,
-        asset_key=dg.AssetKey(key),
-        severity=dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN,
-        metadata={"found": len(problems), **shown},
-    )
+    severity = dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN
+    return display.check_result(key, name, problems, severity)
 
 
 @dg.multi_asset_check(
@@ -60,28 +51,6 @@ def dataset_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetC
     problems_by_check = dataset_problems(workspace.store.current(RAW_DATASET), workspace.settings.labels)
     for name, problems in problems_by_check.items():
         yield _result(RAW_DATASET, name, problems)
-
-
-def _predictions_checks(settings: Settings) -> dg.AssetChecksDefinition:
-    what = "One probability distribution over the dataset's labels for every row of validation and test."
-
-    @dg.multi_asset_check(
-        name="predictions_checks",
-        specs=[_check_spec(predictions_key(name), "distributions", what) for name in settings.models],
-        can_subset=True,
-    )
-    @user_errors_as_failures
-    def predictions_checks(
-        context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
-    ) -> Iterator[dg.AssetCheckResult]:
-        from emotion_assets.evaluation.problems import prediction_problems
-
-        dataset = workspace.store.current(RAW_DATASET)
-        for check in sorted(context.selected_asset_check_keys):
-            key = check.asset_key.path
-            yield _result(key, check.name, prediction_problems(workspace.store.current(key), dataset))
-
-    return predictions_checks
 
 
 @dg.multi_asset_check(

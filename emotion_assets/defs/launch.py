@@ -85,7 +85,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 def _failure(name: str, code: int, result: dict[str, Any]) -> dg.Failure:
     if "error" in result:
         metadata = {"traceback": dg.MetadataValue.md(f"```\n{result['traceback']}\n```")} if code != 2 else None
-        return dg.Failure(result["error"], metadata=metadata, allow_retries=code != 2)
+        return dg.Failure(result["error"], metadata=metadata, allow_retries=False)  # it would fail again
     if code == -signal.SIGKILL:
         line = "the training process was killed, most likely because memory ran out; lower batch_size or free memory"
     elif code < 0:

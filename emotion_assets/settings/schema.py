@@ -251,6 +251,9 @@ class Settings(Frozen):
     evaluation: EvaluationSettings = EvaluationSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     parallel_steps: Annotated[int, Field(ge=1, description="steps of one run that go side by side")] = 1
+    failure_webhook: Annotated[
+        str | None, Field(pattern=r"^https?://\S+$", description="gets a line as JSON for each run that fails")
+    ] = None
     home: Path
     reports_url: Annotated[
         str,
