@@ -26,9 +26,15 @@ def _check_spec(key: Sequence[str], name: str, description: str) -> dg.AssetChec
     return dg.AssetCheckSpec(name, asset=dg.AssetKey(key), description=description, blocking=name in BLOCKING)
 
 
-def _result(key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    severity = dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN
-    return display.check_result(key, name, problems, severity)
+def _results(
+    context: dg.AssetCheckExecutionContext, key: Sequence[str], problems_by_check: Mapping[str, Sequence[Any]]
+) -> Iterator[dg.AssetCheckResult]:
+    """Of the checks that were asked for."""
+    asked = {check.name for check in context.selected_asset_check_keys}
+    for name, problems in problems_by_check.items():
+        if name in asked:
+            severity = dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN
+            yield display.check_result(key, name, problems, severity)
 
 
 @dg.multi_asset_check(
@@ -43,14 +49,16 @@ def _result(key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]]
             RAW_DATASET, "no_drift_of_shares", "Label shares of validation and test are those of train, but for chance."
         ),
     ],
+    can_subset=True,
 )
 @user_errors_as_failures
-def dataset_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
+def dataset_checks(
+    context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> Iterator[dg.AssetCheckResult]:
     from emotion_assets.dataset.problems import dataset_problems
 
     problems_by_check = dataset_problems(workspace.store.current(RAW_DATASET), workspace.settings.labels)
-    for name, problems in problems_by_check.items():
-        yield _result(RAW_DATASET, name, problems)
+    yield from _results(context, RAW_DATASET, problems_by_check)
 
 
 @dg.multi_asset_check(
@@ -61,11 +69,13 @@ def dataset_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetC
         _check_spec(EVALUATION, "better_than_a_guess", "Every model beats naming the most frequent label."),
         _check_spec(EVALUATION, "no_class_collapses", "No model has a label that it hardly ever recognises."),
     ],
+    can_subset=True,
 )
 @user_errors_as_failures
-def evaluation_checks(workspace: dg.ResourceParam[Workspace]) -> Iterator[dg.AssetCheckResult]:
+def evaluation_checks(
+    context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> Iterator[dg.AssetCheckResult]:
     from emotion_assets.evaluation.problems import evaluation_problems
 
     problems_by_check = evaluation_problems(workspace.settings, workspace.store, workspace.warehouse)
-    for name, problems in problems_by_check.items():
-        yield _result(EVALUATION, name, problems)
+    yield from _results(context, EVALUATION, problems_by_check)

@@ -63,7 +63,7 @@ def _ending_with_run(args: tuple[Any, ...]) -> Iterator[Callable[[], None]]:
     if context is None:
         yield lambda: None
         return
-    instance, run_id = context.instance, context.run_id
+    instance, run_id = context.instance, context.run.run_id
     with ending_with_run(instance, run_id):
         yield lambda: require_run_going(instance, run_id)
 

@@ -140,7 +140,7 @@ def _train_or_recall(
         target="",
         checkpoints=str(checkpoints),
     )
-    holder = f"run {context.run_id[:8]}"
+    holder = f"run {context.run.run_id[:8]}"
     lock = checkpoints.with_suffix(".lock")
     with file_lock(lock, LONGEST_TRAINING, f"the training of {key[-1]}", holder=holder, say=context.log.info):
         if (folder := workspace.store.recall(job.recipe)) is not None:
@@ -151,7 +151,7 @@ def _train_or_recall(
             return folder
         with workspace.store.writing(store_kind) as draft:
             measured = run_training(context, dataclasses.replace(job, target=str(draft.path)))
-            require_run_going(context.instance, context.run_id)
+            require_run_going(context.instance, context.run.run_id)
             folder = draft.finish(measured)
         workspace.publish(key, store_kind, folder, job.recipe)
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -146,6 +146,17 @@ def check_alone(world: World, *assets: dg.AssetsDefinition) -> dg.ExecuteInProce
     return done
 
 
+def test_one_check_of_a_dataset_runs_by_itself(world: World) -> None:
+    key = dg.AssetCheckKey(dg.AssetKey(RAW_DATASET), "no_overlap")
+    job = dg.define_asset_job("one_check", dg.AssetSelection.checks(key))
+    raw = dataset_assets(world.workspace.settings)[0]
+    definitions = dg.Definitions(
+        assets=[raw], asset_checks=[dataset_checks], jobs=[job], resources={"workspace": world.workspace}
+    )
+    done = definitions.resolve_job_def("one_check").execute_in_process()
+    assert list(outcomes(done)) == ["no_overlap"] and not materialised(done)
+
+
 def test_the_check_of_predictions_runs_by_itself(world: World) -> None:
     world.store_model("tfidf_svm")
     predictions = evaluation_assets(world.workspace.settings)[0]
