@@ -21,8 +21,8 @@ demo: $(READY) wheels instance
 			mv "$(EMOTION_HOME)/inbox/.$$name" "$(EMOTION_HOME)/inbox/$$name" || exit 1; \
 		done; sleep 6; \
 	fi
-	@$(BIN)/dg launch --assets '*' --config-json '{"loggers": {"console": {}}}'
-	@$(BIN)/emotion-assets leaderboard
+	@$(BIN)/dg launch --assets '*' --config-json '{"loggers": {"console": {}}}'; failed=$$?; \
+		$(BIN)/emotion-assets leaderboard && exit $$failed
 	@echo "The pages: $(EMOTION_HOME)/reports/evaluation.html and $(EMOTION_HOME)/reports/feedback.html"
 	@echo
 	@echo "Next:"

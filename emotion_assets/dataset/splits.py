@@ -44,7 +44,7 @@ def load_dataset(settings: DatasetSettings, labels: tuple[str, ...], seed: int) 
         DataError: a missing or empty split, an unreadable file, a missing column, an empty text, an unknown label, a
             label without any training row, or a Hub that cannot be reached.
     """
-    folder = _folder_of(settings)
+    folder = folder_of(settings)
     if folder is None:
         dataset = _from_hub(settings, labels, seed)
     else:
@@ -74,14 +74,14 @@ def find_source(settings: DatasetSettings) -> str:
     Raises:
         DataError: it is not available; the message says what is missing.
     """
-    folder = _folder_of(settings)
+    folder = folder_of(settings)
     if folder is not None:
         return str(folder)
     _require_hub(settings)
     return f"{settings.source} on the Hub, revision {settings.revision or 'newest'}"
 
 
-def _folder_of(settings: DatasetSettings) -> Path | None:
+def folder_of(settings: DatasetSettings) -> Path | None:
     """The folder that the source names, or None for a dataset of the Hub."""
     if settings.source == "sample":
         return SAMPLE_DIR

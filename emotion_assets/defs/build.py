@@ -13,8 +13,10 @@ from emotion_assets.defs.checks import asset_checks
 from emotion_assets.defs.console import console_logger
 from emotion_assets.defs.dataset import dataset_assets
 from emotion_assets.defs.evaluation import evaluation_assets
+from emotion_assets.defs.executor import step_executor
 from emotion_assets.defs.feedback import feedback_assets
 from emotion_assets.defs.models import model_assets
+from emotion_assets.defs.source import dataset_source
 from emotion_assets.defs.source_links import with_source_links
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.storage.workspace import Workspace
@@ -31,18 +33,19 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=with_source_links(
             [
+                dataset_source(settings),
                 *dataset_assets(settings),
                 *model_assets(settings),
                 *evaluation_assets(settings),
                 *feedback_assets(settings),
             ]
         ),
-        asset_checks=asset_checks(settings),
+        asset_checks=asset_checks(),
         schedules=schedules(settings),
         sensors=sensors(settings),
         jobs=[feedback_job],
         resources={"workspace": Workspace(settings)},
-        executor=_executor(settings.parallel_steps),
+        executor=step_executor(settings),
         loggers={"console": console_logger},
     )
 
@@ -54,13 +57,3 @@ def _share_cores(parallel_steps: int) -> None:
         parallel_steps == 1
     ):  # no other training wants the cores: threads that wait a moment before they sleep are faster
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
-def _executor(parallel_steps: int) -> dg.ExecutorDefinition:
-    """Steps in processes forked from one that has the imports behind it, a few side by side."""
-    return dg.multiprocess_executor.configured(
-        {
-            "max_concurrent": parallel_steps,
-            "start_method": {"forkserver": {"preload_modules": ["emotion_assets.defs.build"]}},
-        }
-    )

@@ -39,7 +39,8 @@ def _text(record: logging.LogRecord, meta: dict[str, Any]) -> str:
     if event.event_type_value == "STEP_FAILURE":
         data = event.event_specific_data
         if data.user_failure_data is not None:
-            return f"FAILED: {data.user_failure_data.description}"
+            cause = data.error.cause.to_string() if data.error and data.error.cause else ""
+            return f"FAILED: {data.user_failure_data.description}" + (f"\n{cause}" if cause else "")
         return f"FAILED: {data.error.to_string() if data.error else said}"
     return said
 

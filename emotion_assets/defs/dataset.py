@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from emotion_assets.defs import metadata as display
-from emotion_assets.defs.automation import follow_inputs
+from emotion_assets.defs.conditions import follow_inputs
 from emotion_assets.defs.failures import user_errors_as_failures
-from emotion_assets.defs.resources import STARTS_FIRST, WAREHOUSE_POOL
+from emotion_assets.defs.resources import RETRY_ONCE, STARTS_FIRST, WAREHOUSE_POOL
+from emotion_assets.defs.source import observe_source
 from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
-from emotion_assets.storage.keys import BALANCE, RAW_DATASET, tokens_key
+from emotion_assets.storage.keys import BALANCE, DATASET_SOURCE, RAW_DATASET, tokens_key
 from emotion_assets.storage.store import StoredFolder, fingerprint
 from emotion_assets.storage.warehouse.tables import ClassBalance
 from emotion_assets.storage.workspace import Workspace
@@ -22,21 +23,61 @@ GROUP, OWNER = "dataset", "team:data"
 
 
 def dataset_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    return [raw_emotion_dataset, class_balance_report, *(_tokenised_splits(settings, n) for n in settings.tokenizers)]
+    return [
+        _raw_emotion_dataset(settings),
+        _class_balance_report(settings),
+        *(_tokenised_splits(settings, n) for n in settings.tokenizers),
+    ]
 
 
-@dg.asset(
-    key=RAW_DATASET,
-    group_name=GROUP,
-    owners=[OWNER],
-    kinds={"python", "parquet"},
-    code_version=versions.DATASET,
-    description="The labelled texts as train, validation and test in Parquet; the data version is a content hash.",
-)
-@user_errors_as_failures
-def raw_emotion_dataset(
-    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-) -> dg.MaterializeResult[None]:
+def _raw_emotion_dataset(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=RAW_DATASET,
+        deps=[DATASET_SOURCE],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "parquet"},
+        code_version=_code_version(settings, versions.DATASET, settings.dataset.model_dump(mode="json")),
+        description="The labelled texts as train, validation and test in Parquet; the data version is a content hash.",
+    )
+    @user_errors_as_failures
+    def raw_emotion_dataset(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.dataset.source import look_at_source
+
+        state = look_at_source(workspace.settings.dataset, workspace.warehouse, {})
+        context.log_event(observe_source(state))
+        # Dagster noted what it knew of the source before this step; what is read now is of the state just observed.
+        context.get_step_execution_context().wipe_input_asset_version_info(dg.AssetKey(DATASET_SOURCE))
+        folder = _store_dataset(context, workspace)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(folder.digest),
+            metadata={
+                **display.rows(sum(folder.info["rows"].values())),
+                **display.columns({"text": "string", "label": "string"}),
+                **{f"{split} rows": n for split, n in folder.info["rows"].items()},
+                "splits": display.table(
+                    [
+                        {"split": split, "rows": n, "fingerprint": folder.info["fingerprints"][split][:12]}
+                        for split, n in folder.info["rows"].items()
+                    ]
+                ),
+                "dataset": folder.info["name"],
+                "notes": "; ".join(folder.info["notes"]) or "none",
+                "path": dg.MetadataValue.path(folder.path),
+            },
+        )
+
+    return raw_emotion_dataset
+
+
+def _code_version(settings: Settings, *parts: Any) -> str:
+    """Of a step that is told the labels, their order and the seed."""
+    return fingerprint(*parts, settings.labels, settings.seed)[:12]
+
+
+def _store_dataset(context: dg.AssetExecutionContext, workspace: Workspace) -> StoredFolder:
     from emotion_assets.dataset.splits import (
         DATASET_IDENTITY,
         add_training_rows,
@@ -56,63 +97,52 @@ def raw_emotion_dataset(
     workspace.publish(RAW_DATASET, "datasets", folder)
     for note in dataset.notes:
         context.log.info(note)
-    examples = dataset.splits["train"].groupby("label", sort=False).head(1).to_dict("records")
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(folder.digest),
-        metadata={
-            **display.rows(sum(folder.info["rows"].values())),
-            **display.columns({"text": "string", "label": "string"}),
-            **{f"{split} rows": n for split, n in folder.info["rows"].items()},
-            "splits": display.table(
-                [
-                    {"split": split, "rows": n, "fingerprint": folder.info["fingerprints"][split][:12]}
-                    for split, n in folder.info["rows"].items()
-                ]
-            ),
-            "one text of each label": display.table([{"label": r["label"], "text": r["text"]} for r in examples]),
-            "dataset": dataset.name,
-            "notes": "; ".join(dataset.notes) or "none",
-            "path": dg.MetadataValue.path(folder.path),
-        },
+    return folder
+
+
+def _class_balance_report(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=BALANCE,
+        deps=[RAW_DATASET],
+        group_name=GROUP,
+        owners=[OWNER],
+        kinds={"python", "duckdb"},
+        code_version=_code_version(settings, versions.CLASS_BALANCE),
+        pool=WAREHOUSE_POOL,
+        retry_policy=RETRY_ONCE,
+        automation_condition=follow_inputs(),
+        description=(
+            "Counts and shares per split and class, imbalance, shift, duplicates, conflicting and doubtful labels."
+        ),
     )
+    @user_errors_as_failures
+    def class_balance_report(
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
+    ) -> dg.MaterializeResult[None]:
+        from emotion_assets.dataset.balance import balance_report
+        from emotion_assets.dataset.splits import read_splits
+        from emotion_assets.storage.warehouse.dataset import write_class_balance
 
+        folder = workspace.store.current(RAW_DATASET)
+        report = balance_report(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
+        with workspace.store.writing("balance_reports") as draft:
+            draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+            stored = draft.finish({"dataset": folder.digest}, identity=["dataset"])
+        with workspace.warehouse.writing() as db:
+            write_class_balance(db, [ClassBalance(**row) for row in report.counts])
+        workspace.publish(BALANCE, "balance_reports", stored)
+        for remark in report.remarks():
+            context.log.info(remark)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(stored.digest),
+            metadata={
+                **display.rows(len(report.counts)),
+                **display.table_columns(ClassBalance),
+                **_balance_metadata(workspace.settings, f"shares-{stored.version}", report),
+            },
+        )
 
-@dg.asset(
-    deps=[RAW_DATASET],
-    group_name=GROUP,
-    owners=[OWNER],
-    kinds={"python", "duckdb"},
-    code_version=versions.CLASS_BALANCE,
-    pool=WAREHOUSE_POOL,
-    automation_condition=follow_inputs(),
-    description="Counts and shares per split and class, imbalance, shift, duplicates, conflicting and doubtful labels.",
-)
-@user_errors_as_failures
-def class_balance_report(
-    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-) -> dg.MaterializeResult[None]:
-    from emotion_assets.dataset.balance import balance_report
-    from emotion_assets.dataset.splits import read_splits
-    from emotion_assets.storage.warehouse.dataset import write_class_balance
-
-    folder = workspace.store.current(RAW_DATASET)
-    report = balance_report(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
-    with workspace.store.writing("balance_reports") as draft:
-        draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
-        stored = draft.finish({"dataset": folder.digest}, identity=["dataset"])
-    with workspace.warehouse.writing() as db:
-        write_class_balance(db, [ClassBalance(**row) for row in report.counts])
-    workspace.publish(BALANCE, "balance_reports", stored)
-    for remark in report.remarks():
-        context.log.info(remark)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(stored.digest),
-        metadata={
-            **display.rows(len(report.counts)),
-            **display.table_columns(ClassBalance),
-            **_balance_metadata(workspace.settings, f"shares-{stored.version}", report),
-        },
-    )
+    return class_balance_report
 
 
 def _balance_metadata(settings: Settings, name: str, report: "BalanceReport") -> dict[str, Any]:
@@ -128,10 +158,7 @@ def _balance_metadata(settings: Settings, name: str, report: "BalanceReport") ->
         "shift of shares against train": display.table([shift.model_dump() for shift in report.shifts]),
         **{f"likely label errors in {split}": n for split, n in report.likely_label_errors.items()},
         "most doubtful labels": display.table(
-            [
-                error.model_dump(include={"split", "row", "text", "label", "suggested"})
-                for error in report.label_errors[:8]
-            ]
+            [error.model_dump(include={"split", "row", "label", "suggested"}) for error in report.label_errors[:8]]
         ),
     }
 
@@ -150,7 +177,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"tokens", "parquet", "huggingface"},
-        code_version=fingerprint(versions.TOKENS, tokenizer.model_dump(mode="json"), instruction)[:12],
+        code_version=_code_version(settings, versions.TOKENS, tokenizer.model_dump(mode="json"), instruction),
         op_tags=STARTS_FIRST,
         automation_condition=follow_inputs(),
         description=f"Token ids of the three splits for the {name} family, with its tokenizer.",

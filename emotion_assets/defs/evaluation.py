@@ -1,7 +1,7 @@
 """Group ``evaluation``: predictions of every model, the evaluation tables with their page, and the champion."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,9 +9,9 @@ import dagster as dg
 from pydantic import Field
 
 from emotion_assets.defs import metadata as display
-from emotion_assets.defs.automation import follow_inputs
+from emotion_assets.defs.conditions import follow_any_predictions, follow_inputs
 from emotion_assets.defs.failures import user_errors_as_failures
-from emotion_assets.defs.resources import WAREHOUSE_POOL
+from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, WAREHOUSE_POOL
 from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import BALANCE, CHAMPION, EVALUATION, RAW_DATASET, model_key, predictions_key
@@ -28,38 +28,65 @@ def evaluation_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 
 def _predictions(name: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=predictions_key(name),
-        deps=[model_key(name), RAW_DATASET],
-        group_name=GROUP,
-        owners=[OWNER],
-        kinds={"predictions", "parquet"},
-        code_version=versions.PREDICTIONS,
-        automation_condition=follow_inputs(),
-        description=f"Class probabilities of {name} for every row of validation and test.",
+    key = dg.AssetKey(predictions_key(name))
+
+    @dg.multi_asset(
+        name="__".join(key.path),
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[model_key(name), RAW_DATASET],
+                group_name=GROUP,
+                owners=[OWNER],
+                kinds={"predictions", "parquet"},
+                code_version=versions.PREDICTIONS,
+                automation_condition=follow_inputs(),
+                description=f"Class probabilities of {name} for every row of validation and test.",
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "distributions",
+                asset=key,
+                description=(
+                    "One probability distribution over the dataset's labels for every row of validation and test. "
+                    "Predictions that fail are left out of the evaluation."
+                ),
+            )
+        ],
+        can_subset=True,
+        pool=MODEL_POOL,
     )
     @user_errors_as_failures
     def predictions(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-    ) -> dg.MaterializeResult[None]:
-        from emotion_assets.evaluation.predictions import predict
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        from emotion_assets.evaluation.predictions import predict, prediction_problems
 
         store = workspace.store
-        folder = predict(name, store.current(model_key(name)), store.current(RAW_DATASET), store)
-        workspace.publish(predictions_key(name), "predictions", folder)
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(folder.digest),
-            metadata={
-                **display.rows(sum(folder.info["rows"].values())),
-                **display.columns({"label": "int16", "probabilities": "list<float32>"}),
-                **split_accuracies(folder),
-                "texts per second": folder.info["texts_per_second"],
-                "model version": folder.info["model_digest"][:12],
-                "path": dg.MetadataValue.path(folder.path),
-            },
-        )
+        dataset = store.current(RAW_DATASET)
+        if context.selected_asset_keys:
+            folder = predict(name, store.current(model_key(name)), dataset, store)
+            workspace.publish(predictions_key(name), "predictions", folder)
+            yield dg.MaterializeResult(
+                asset_key=key, data_version=dg.DataVersion(folder.digest), metadata=_predictions_metadata(folder)
+            )
+        if context.selected_asset_check_keys:
+            problems = prediction_problems(store.current(predictions_key(name)), dataset)
+            yield display.check_result(key.path, "distributions", problems, dg.AssetCheckSeverity.ERROR)
 
     return predictions
+
+
+def _predictions_metadata(folder: StoredFolder) -> dict[str, Any]:
+    return {
+        **display.rows(sum(folder.info["rows"].values())),
+        **display.columns({"label": "int16", "probabilities": "list<float32>"}),
+        **split_accuracies(folder),
+        "texts per second": folder.info["texts_per_second"],
+        "model version": folder.info["model_digest"][:12],
+        "path": dg.MetadataValue.path(folder.path),
+    }
 
 
 def split_accuracies(predictions: StoredFolder) -> dict[str, float]:
@@ -77,7 +104,8 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
         kinds={"python", "duckdb"},
         code_version=fingerprint(versions.EVALUATION, versions.METRICS, _figures())[:12],
         pool=WAREHOUSE_POOL,
-        automation_condition=follow_any_predictions(),
+        retry_policy=RETRY_ONCE,
+        automation_condition=follow_any_predictions(GROUP),
         description=(
             "Every model on the same rows: accuracy, F1, calibration, confusion, cost and paired differences, with 95% "
             "intervals, in DuckDB and as a page."
@@ -111,16 +139,6 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
 def _figures() -> list[str]:
     """The columns of the table: one more is one more figure to compute."""
     return [column.name for column in columns_of(Evaluation)]
-
-
-def follow_any_predictions() -> dg.AutomationCondition[dg.AssetKey]:
-    """As ``follow_inputs``, but a model that was never trained here does not keep the others from being compared."""
-    some_predictions = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing()).allow(
-        dg.AssetSelection.groups(GROUP)
-    )
-    rule: Any = follow_inputs()  # "without" is of conditions joined by "and", a class that dagster does not export
-    followed: dg.AutomationCondition[dg.AssetKey] = rule.without(~dg.AutomationCondition.any_deps_missing())
-    return followed & some_predictions
 
 
 def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
@@ -195,7 +213,8 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
         kinds={"python", "duckdb"},
         code_version=fingerprint(versions.CHAMPION, settings.evaluation.model_dump())[:12],
         pool=WAREHOUSE_POOL,
-        automation_condition=follow_inputs(),
+        retry_policy=RETRY_ONCE,
+        automation_condition=follow_inputs(at_once=True),
         description=(
             "The model version that scores feedback, chosen on validation, and why. Run config: pin (a model or "
             "version), rollback, unpin."

@@ -1,4 +1,7 @@
-"""Group ``feedback``: what customers wrote, how they feel, and the page and exports that say so."""
+"""Group ``feedback``: what customers wrote, how they feel, and the page and exports that say so.
+
+Of what customers wrote nothing goes to Dagster, whose history is kept and shown elsewhere: counts and links alone.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import dagster as dg
 from pydantic import Field
 
 from emotion_assets.defs import metadata as display
+from emotion_assets.defs.conditions import follow_inputs
 from emotion_assets.defs.failures import user_errors_as_failures
-from emotion_assets.defs.resources import WAREHOUSE_POOL
+from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, WAREHOUSE_POOL
 from emotion_assets.settings import versions
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import CHAMPION
@@ -30,12 +34,15 @@ def feedback_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     kinds={"python", "duckdb"},
     code_version=versions.FEEDBACK,
     pool=WAREHOUSE_POOL,
+    retry_policy=RETRY_ONCE,
     description="The accepted rows of every file ever dropped in the inbox, each once; files and rejects beside them.",
 )
-@user_errors_as_failures
+@user_errors_as_failures(private=True)
 def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+    from emotion_assets.forms.problems import reason_without_content
     from emotion_assets.ingest.ledger import ingest
     from emotion_assets.ingest.redating import undated_by_form
+    from emotion_assets.storage.warehouse.content import feedback_version
     from emotion_assets.storage.warehouse.feedback import feedback_totals
 
     settings = workspace.settings
@@ -43,8 +50,9 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
     for file in report.left:
         context.log.warning(f"left alone: {file.why}")
     with workspace.warehouse.reading() as db:
-        totals, undated = feedback_totals(db), undated_by_form(db)
+        totals, undated, version = feedback_totals(db), undated_by_form(db), feedback_version(db)
     return dg.MaterializeResult(
+        data_version=dg.DataVersion(version),
         metadata={
             **display.rows(totals["rows"]),
             **display.table_columns(Feedback),
@@ -58,7 +66,7 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
                         "duplicate": file.counts.duplicate,
                         "rejected": file.counts.rejected,
                         "undated": file.counts.undated,
-                        "reason": file.reason or "",
+                        "reason": reason_without_content(file.reason) if file.reason else "",
                     }
                     for file in report.new
                 ]
@@ -71,7 +79,6 @@ def feedback(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Work
             "files left alone": display.table([{"file": file.name, "why": file.why} for file in report.left]),
             "rejects by reason": display.table(totals["rejects"]),
             "rows without a readable date": display.table(undated),
-            "newest rows": display.table(totals["newest"]),
             "inbox": dg.MetadataValue.path(settings.inbox),
         },
     )
@@ -88,18 +95,21 @@ class ScoringConfig(dg.Config):
 
 @dg.asset(
     deps=[feedback, CHAMPION],
+    automation_condition=follow_inputs(),
     group_name=GROUP,
     owners=[OWNER],
     kinds={"python", "duckdb"},
     code_version=versions.SCORING,
-    pool=WAREHOUSE_POOL,
+    pool=MODEL_POOL,
+    retry_policy=RETRY_ONCE,
     description="One score per feedback row and model version; unsure rows abstain and wait in review_queue.",
 )
-@user_errors_as_failures
+@user_errors_as_failures(private=True)
 def scored_feedback(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ScoringConfig
 ) -> dg.MaterializeResult[None]:
     from emotion_assets.scoring.score import score_feedback
+    from emotion_assets.storage.warehouse.content import scored_version
     from emotion_assets.storage.warehouse.scores import score_totals
 
     started = time.perf_counter()
@@ -113,10 +123,11 @@ def scored_feedback(
     )
     seconds = time.perf_counter() - started
     with workspace.warehouse.reading() as db:
-        totals = score_totals(db)
+        totals, version = score_totals(db), scored_version(db)
     abstained = sum(row["abstained"] for row in totals["emotions"])
     newest = sum(row["n"] for row in totals["emotions"])
     return dg.MaterializeResult(
+        data_version=dg.DataVersion(version),
         metadata={
             **display.rows(totals["rows"]),
             **display.table_columns(ScoredFeedback),
@@ -138,14 +149,16 @@ def scored_feedback(
 
 @dg.asset(
     deps=[scored_feedback],
+    automation_condition=follow_inputs(),
     group_name=GROUP,
     owners=[OWNER],
     kinds={"python", "parquet"},
     code_version=versions.FEEDBACK_REPORT,
     pool=WAREHOUSE_POOL,
+    retry_policy=RETRY_ONCE,
     description="How customers feel and since when: a page for people, Parquet and CSV for dashboards.",
 )
-@user_errors_as_failures
+@user_errors_as_failures(private=True)
 def feedback_report(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
 ) -> dg.MaterializeResult[None]:

@@ -91,7 +91,7 @@ def _failure(name: str, code: int, result: dict[str, Any]) -> dg.Failure:
     if "error" in result:  # torchrun ends with code 1 whatever the processes ended with
         defect = "traceback" in result
         metadata = {"traceback": dg.MetadataValue.md(f"```\n{result['traceback']}\n```")} if defect else None
-        return dg.Failure(result["error"], metadata=metadata, allow_retries=defect)
+        return dg.Failure(result["error"], metadata=metadata, allow_retries=False)  # it would fail again
     if code == -signal.SIGKILL:
         line = "the training process was killed, most likely because memory ran out; lower batch_size or free memory"
     elif code < 0:

@@ -31,6 +31,7 @@ COLUMNS = {
     "length": "number of tokens before the cut",
     "probabilities": "the model's probability for each label, in the order of the profile's labels",
 }
+SHOWN_PROBLEMS = 20
 
 
 def columns(types: Mapping[str, str]) -> dict[str, Any]:
@@ -77,6 +78,20 @@ def table(records: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
             return dg.MetadataValue.md("\n".join(lines) + more)
         lines.append(line)
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def check_result(
+    key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]], severity: dg.AssetCheckSeverity
+) -> dg.AssetCheckResult:
+    """Passed when there are no problems; the first ones are shown."""
+    shown = {"problems": table(problems[:SHOWN_PROBLEMS])} if problems else {}
+    return dg.AssetCheckResult(
+        passed=not problems,
+        check_name=name,
+        asset_key=dg.AssetKey(key),
+        severity=severity,
+        metadata={"found": len(problems), **shown},
+    )
 
 
 def image(settings: Settings, name: str, figure: Figure, alternative: str = "plot") -> dg.MarkdownMetadataValue:

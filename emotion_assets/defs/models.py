@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.defs.launch import run_training
-from emotion_assets.defs.resources import STARTS_FIRST, TRAINING_POOL
+from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, STARTS_FIRST
+from emotion_assets.defs.run_end import require_run_going
 from emotion_assets.jobs.process import PRETRAINING, TrainingJob, stored_input
 from emotion_assets.models.registry import kind_of
 from emotion_assets.settings import versions
@@ -36,6 +38,11 @@ def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     return [*bases, *(_model_asset(settings, name) for name in settings.models)]
 
 
+def _code_version(settings: Settings, part: BaseModel) -> str:
+    """Of all that a ``TrainingJob`` is told, but its inputs, which have data versions of their own."""
+    return fingerprint(versions.TRAINING, settings.seed, settings.labels, part.model_dump(mode="json"))[:12]
+
+
 def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     base = settings.bases[name]
     made_here = isinstance(base.source, PretrainedHere)
@@ -48,8 +55,9 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"checkpoint", "pytorch", "huggingface"},
-        code_version=fingerprint(versions.TRAINING, settings.seed, base.model_dump(mode="json"))[:12],
-        pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
+        code_version=_code_version(settings, base),
+        pool=MODEL_POOL if made_here else None,
+        retry_policy=RETRY_ONCE,
         op_tags=STARTS_FIRST if main is not None and main.base_name == name else None,
         description=(
             f"The {base.source.build.model_type} checkpoint pre-trained here on the training texts."
@@ -101,8 +109,9 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"classifier", *kind.ui_kinds},
-        code_version=fingerprint(versions.TRAINING, settings.seed, model.model_dump(mode="json"))[:12],
-        pool=TRAINING_POOL if settings.parallel_steps == 1 else None,
+        code_version=_code_version(settings, model),
+        pool=MODEL_POOL,
+        retry_policy=RETRY_ONCE,
         op_tags=STARTS_FIRST if name == MAIN_MODEL else None,
         description=kind.describe(model),
     )
@@ -141,7 +150,9 @@ def _train_or_recall(
         target="",
         checkpoints=str(checkpoints),
     )
-    with file_lock(checkpoints.with_suffix(".lock"), LONGEST_TRAINING, f"the training of {key[-1]}"):
+    holder = f"run {context.run.run_id[:8]}"
+    lock = checkpoints.with_suffix(".lock")
+    with file_lock(lock, LONGEST_TRAINING, f"the training of {key[-1]}", holder=holder, say=context.log.info):
         if (folder := workspace.store.recall(job.recipe)) is not None:
             context.log.info(
                 f"the same training on the same inputs is in the store as {folder.version}; taken from there"
@@ -150,6 +161,7 @@ def _train_or_recall(
             return folder
         with workspace.store.writing(store_kind) as draft:
             measured = run_training(context, dataclasses.replace(job, target=str(draft.path)), devices)
+            require_run_going(context.instance, context.run.run_id)
             folder = draft.finish(measured)
         workspace.publish(key, store_kind, folder, job.recipe)
         shutil.rmtree(checkpoints, ignore_errors=True)

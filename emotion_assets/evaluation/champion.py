@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +19,7 @@ from emotion_assets.evaluation.rows import EvaluationContext, evaluate_model
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, RAW_DATASET, model_key, predictions_key
-from emotion_assets.storage.store import Store, StoredFolder, fingerprint
+from emotion_assets.storage.store import Store, StoredFolder, StoreError, fingerprint
 from emotion_assets.storage.warehouse.database import Warehouse, insert_rows
 from emotion_assets.storage.warehouse.evaluation import (
     add_evaluations,
@@ -199,10 +200,11 @@ def _evaluate_incumbent(
 
 def _current_versions(settings: Settings, store: Store) -> dict[str, str]:
     """The model version that the current predictions of each model of the profile come from."""
-    keys = {name: predictions_key(name) for name in settings.models}
-    return {
-        name: store.current(key, verify=False).info["model_digest"][:12] for name, key in keys.items() if store.has(key)
-    }
+    versions = {}
+    for name in settings.models:
+        with suppress(StoreError):  # a model whose predictions are lost is no candidate
+            versions[name] = store.current(predictions_key(name), verify=False).info["model_digest"][:12]
+    return versions
 
 
 def _candidate(row: Mapping[str, Any]) -> Candidate:

@@ -15,7 +15,7 @@ from emotion_assets.evaluation.rows import (
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import RAW_DATASET
-from emotion_assets.storage.store import Store
+from emotion_assets.storage.store import Store, StoreError
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.evaluation import EvaluationKey, add_evaluations, evaluation_keys, mark_current
 
@@ -34,24 +34,29 @@ class Outcome:
 
 
 def evaluate_all(settings: Settings, store: Store, warehouse: Warehouse, run_id: str, now: datetime) -> Outcome:
-    """Evaluate every model that has predictions on the current dataset.
+    """Evaluate every model that has sound predictions on the current dataset; the others cost the table nothing.
 
     Raises:
         NothingToEvaluateError: no model has.
     """
     dataset = store.current(RAW_DATASET)
     predictions, missing = current_predictions(settings, store, dataset)
-    if not predictions:
-        raise NothingToEvaluateError(f"no model can be evaluated: {next(iter(missing.values()))}")
     context = EvaluationContext(settings.profile, dataset, run_id, now)
-    keys = context.keys(predictions)
     with warehouse.reading() as db:
         present = evaluation_keys(db)
     parts = []
-    for name, folder in predictions.items():
+    for name, folder in list(predictions.items()):
         if not present.issuperset(context.keys({name: folder})):
-            model = store.open("models", folder.info["model_digest"], verify=False)
+            try:
+                model = store.open("models", folder.info["model_digest"], verify=False)
+            except StoreError as error:
+                missing[name] = str(error)
+                del predictions[name]
+                continue
             parts.append(evaluate_model(name, settings.models[name], folder, model, context))
+    if not predictions:
+        raise NothingToEvaluateError(f"no model can be evaluated: {next(iter(missing.values()))}")
+    keys = context.keys(predictions)
     rows = join_rows(parts)
     rows.comparisons = compare_models(predictions, context)
     with warehouse.writing() as db:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import Store, StoredFolder, fingerprint
 
 SCORED_SPLITS = ("validation", "test")
+SUM_TOLERANCE = 1e-3
+Problems = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,20 @@ def read_predictions(folder: StoredFolder, split: str) -> Predictions:
     flat = table.column("probabilities").combine_chunks().flatten().to_numpy()
     actual = table.column("label").to_numpy().astype(np.int64)
     return Predictions(labels, actual, flat.reshape(len(actual), len(labels)))
+
+
+def prediction_problems(predictions: StoredFolder, dataset: StoredFolder) -> Problems:
+    """Splits whose predictions are not one probability distribution over the dataset's labels per dataset row."""
+    problems = []
+    for split in SCORED_SPLITS:
+        part = read_predictions(predictions, split)
+        p = part.probabilities
+        if list(part.labels) != dataset.info["labels"]:
+            problems.append({"split": split, "problem": f"labels are {', '.join(part.labels)}"})
+        elif len(p) != dataset.info["rows"][split]:
+            problems.append(
+                {"split": split, "problem": f"{len(p)} rows, the dataset has {dataset.info['rows'][split]}"}
+            )
+        elif bad := int((~np.isfinite(p) | (p < 0)).any(1).sum() + (np.abs(p.sum(1) - 1) > SUM_TOLERANCE).sum()):
+            problems.append({"split": split, "problem": f"{bad} rows are not probabilities that sum to one"})
+    return problems

@@ -1,21 +1,14 @@
-"""What is wrong with stored predictions and with the evaluation tables: lists of problems, empty when all is well."""
+"""What is wrong with the evaluation tables: lists of problems, empty when all is well."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from emotion_assets.evaluation.predictions import SCORED_SPLITS, read_predictions
+from emotion_assets.evaluation.predictions import SCORED_SPLITS, Problems
 from emotion_assets.evaluation.rows import current_predictions
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import RAW_DATASET
-from emotion_assets.storage.store import Store, StoredFolder
+from emotion_assets.storage.store import Store
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.evaluation import classes_on, current_evaluations
-
-Problems = list[dict[str, Any]]
-SUM_TOLERANCE = 1e-3
 
 
 def evaluation_problems(settings: Settings, store: Store, warehouse: Warehouse) -> dict[str, Problems]:
@@ -60,20 +53,3 @@ def evaluation_problems(settings: Settings, store: Store, warehouse: Warehouse) 
             if c["recall"] < settings.evaluation.collapse_recall
         ],
     }
-
-
-def prediction_problems(predictions: StoredFolder, dataset: StoredFolder) -> Problems:
-    """Splits whose predictions are not one probability distribution over the dataset's labels per dataset row."""
-    problems = []
-    for split in SCORED_SPLITS:
-        part = read_predictions(predictions, split)
-        p = part.probabilities
-        if list(part.labels) != dataset.info["labels"]:
-            problems.append({"split": split, "problem": f"labels are {', '.join(part.labels)}"})
-        elif len(p) != dataset.info["rows"][split]:
-            problems.append(
-                {"split": split, "problem": f"{len(p)} rows, the dataset has {dataset.info['rows'][split]}"}
-            )
-        elif bad := int((~np.isfinite(p) | (p < 0)).any(1).sum() + (np.abs(p.sum(1) - 1) > SUM_TOLERANCE).sum()):
-            problems.append({"split": split, "problem": f"{bad} rows are not probabilities that sum to one"})
-    return problems

@@ -13,10 +13,10 @@ from itertools import combinations
 
 from emotion_assets.dataset.splits import OFFICIAL_TEST_FINGERPRINT
 from emotion_assets.evaluation.metrics import compare, evaluate, fit_temperature
-from emotion_assets.evaluation.predictions import SCORED_SPLITS, read_predictions
+from emotion_assets.evaluation.predictions import SCORED_SPLITS, prediction_problems, read_predictions
 from emotion_assets.settings.schema import ModelSettings, Settings
 from emotion_assets.storage.keys import predictions_key
-from emotion_assets.storage.store import Store, StoredFolder
+from emotion_assets.storage.store import Store, StoredFolder, StoreError
 from emotion_assets.storage.warehouse.evaluation import EvaluationKey, EvaluationRows, metrics_version
 from emotion_assets.storage.warehouse.tables import Confusion, Evaluation, EvaluationByClass, ModelComparison
 
@@ -50,18 +50,25 @@ class EvaluationContext:
 def current_predictions(
     settings: Settings, store: Store, dataset: StoredFolder
 ) -> tuple[dict[str, StoredFolder], dict[str, str]]:
-    """The predictions on this dataset by model name, and for each model of the profile without any, why."""
+    """The sound predictions on this dataset by model name, and for each model of the profile without any, why."""
     predictions, missing = {}, {}
     for name in settings.models:
         key = predictions_key(name)
         if not store.has(key):
             missing[name] = f"predictions/{name} was not materialised yet"
             continue
-        folder = store.current(key)
-        if folder.info["dataset_digest"] == dataset.digest:
-            predictions[name] = folder
-        else:
+        try:
+            folder = store.current(key)
+        except StoreError as error:
+            missing[name] = str(error)
+            continue
+        if folder.info["dataset_digest"] != dataset.digest:
             missing[name] = f"predictions/{name} are of another dataset; materialise them again"
+        elif problems := prediction_problems(folder, dataset):
+            what = "; ".join(f"{problem['split']}: {problem['problem']}" for problem in problems)
+            missing[name] = f"predictions/{name} cannot be used ({what}); train {name} again"
+        else:
+            predictions[name] = folder
     return predictions, missing
 
 

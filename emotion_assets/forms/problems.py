@@ -87,6 +87,13 @@ class Quarantine(UserError):  # noqa: N818
         self.detail = detail
 
 
+def reason_without_content(reason: str) -> str:
+    """A quarantined file's reason as a log may hold it: what the code says, nothing that stood in the file."""
+    code = reason.partition(":")[0]
+    known = {str(kind): kind.explain for kind in Reason}
+    return f"{code}: {known[code]}" if code in known else "of another reason than there are today"
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A row not to keep. ``raw_excerpt`` is its beginning, at most 200 characters, always valid Unicode without NUL."""

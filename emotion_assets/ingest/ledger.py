@@ -22,7 +22,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from emotion_assets.forms.problems import Quarantine, Rejected
+from emotion_assets.forms.problems import Quarantine, Rejected, reason_without_content
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, check_unchanged, list_inbox, sha256_of
 from emotion_assets.ingest.readers import read_feedback
 from emotion_assets.ingest.redating import redate
@@ -121,7 +121,7 @@ def ingest(
         new.append(outcome)
         counts = outcome.counts
         say(
-            f"{outcome.name}: quarantined, {outcome.reason}"
+            f"{outcome.name}: quarantined, {reason_without_content(outcome.reason)}"
             if outcome.reason
             else f"{outcome.name}: {counts.read} rows, {counts.accepted} accepted, {counts.duplicate} duplicate, "
             f"{counts.rejected} rejected"

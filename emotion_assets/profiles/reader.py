@@ -38,7 +38,7 @@ def load_settings(
     profile: str | None = None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
     """Read the profile that ``EMOTION_PROFILE`` names, or else ``default_profile()``; apply ``EMOTION_DATASET``,
-    ``EMOTION_HOME``, ``EMOTION_REPORTS_URL`` and ``overrides``.
+    ``EMOTION_HOME``, ``EMOTION_REPORTS_URL``, ``EMOTION_WEBHOOK`` and ``overrides``.
 
     ``overrides`` is nested like a profile (``home`` may be given too); its mappings are merged into the profile's.
 
@@ -57,6 +57,8 @@ def load_settings(
         kept: dict[str, Any] = named if isinstance(named, dict) else {}
         same = kept.get("source") == dataset
         content["dataset"] = {**kept, "source": dataset, **({} if same else {"revision": None})}
+    if webhook := environ.get("EMOTION_WEBHOOK"):
+        content["failure_webhook"] = webhook
     home = Path(environ.get("EMOTION_HOME") or PROJECT_DIR / "data").expanduser()
     content |= {"profile": path.stem, "home": home if home.is_absolute() else Path.cwd() / home}
     if url := environ.get("EMOTION_REPORTS_URL"):

@@ -22,6 +22,15 @@ def require_encoding(name: str) -> str:
     return name
 
 
+def require_timezone(name: str) -> str:
+    """The name of a time zone.  Raises ValueError for one that is not known here."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise ValueError("not a time zone; use a name such as UTC or Europe/Paris") from None
+    return name
+
+
 class ReadingSettings(Frozen):
     """How files that somebody else wrote are read."""
 
@@ -80,11 +89,7 @@ class SourceSettings(Frozen):
     @field_validator("timezone")
     @classmethod
     def _timezone_is_known(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ValueError, OSError, ZoneInfoNotFoundError):
-            raise ValueError("not a time zone; use a name such as UTC or Europe/Paris") from None
-        return value
+        return require_timezone(value)
 
     @field_validator("encoding")
     @classmethod
@@ -103,6 +108,12 @@ class FeedbackSettings(ReadingSettings):
     batch_size: Annotated[int, Field(ge=1, description="distinct texts scored and committed together")] = 4096
     drift_min_rows: Annotated[int, Field(ge=10, description="fewer recent rows give no drift figure")] = 200
     cron: str = "0 * * * *"
+    cron_timezone: Annotated[str, Field(description="that cron is read in")] = "UTC"
     settle_seconds: Annotated[
         float, Field(ge=0, description="a file changed more recently waits for the next tick")
     ] = 5.0
+
+    @field_validator("cron_timezone")
+    @classmethod
+    def _cron_timezone_is_known(cls, value: str) -> str:
+        return require_timezone(value)

@@ -252,6 +252,9 @@ class Settings(Frozen):
     feedback: FeedbackSettings = FeedbackSettings()
     parallel_steps: Annotated[int, Field(ge=1, description="steps of one run that go side by side")] = 1
     devices: Annotated[int, Field(ge=1, description="GPUs of one training; without a GPU, processes")] = 1
+    failure_webhook: Annotated[
+        str | None, Field(pattern=r"^https?://\S+$", description="gets a line as JSON for each run that fails")
+    ] = None
     home: Path
     reports_url: Annotated[
         str,

@@ -47,6 +47,19 @@ def hub_problem(
         return f"not in the local cache, and the Hub cannot be reached ({type(error).__name__}); connect{licence}"
 
 
+def newest_revision(repo: str, repo_type: str = "dataset") -> str:
+    """The commit that the repository's main branch is at; of the local cache where the Hub may not be asked.
+
+    Raises:
+        Exception: whatever the Hub's client raises when it cannot be reached; ``hub_problem`` says why.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return Path(snapshot_download(repo, repo_type=repo_type, local_files_only=True)).name
+    return str(HfApi().repo_info(repo, repo_type=repo_type, timeout=10).sha)
+
+
 def _has_weights(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if index.is_file():

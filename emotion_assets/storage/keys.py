@@ -5,6 +5,9 @@ from __future__ import annotations
 MAIN_MODEL = "llama3_lora_model"
 """The name in a profile of the model that the graph is about."""
 
+DATASET_SOURCE = ["dataset_source"]
+"""Where the labelled text comes from: observed, not made."""
+
 RAW_DATASET = ["raw_emotion_dataset"]
 BALANCE = ["class_balance_report"]
 EVALUATION = ["evaluation_table"]

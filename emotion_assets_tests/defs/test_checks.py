@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from emotion_assets.dataset.splits import describe_dataset, load_dataset
-from emotion_assets.defs.checks import asset_checks, dataset_checks, evaluation_checks
-from emotion_assets.defs.dataset import class_balance_report
+from emotion_assets.defs.checks import dataset_checks, evaluation_checks
+from emotion_assets.defs.dataset import dataset_assets
 from emotion_assets.defs.evaluation import evaluation_assets
+from emotion_assets.evaluation.evaluate import NothingToEvaluateError
 from emotion_assets.storage.keys import RAW_DATASET, predictions_key
-from emotion_assets.storage.store import StoredFolder
 from emotion_assets_tests.worlds.evaluated import World, world
 
 __all__ = ["world"]
@@ -38,6 +38,10 @@ def asset_that_stores(world: World, frames: Frames) -> dg.AssetsDefinition:
         workspace.store.point(RAW_DATASET, "datasets", folder)
 
     return raw_emotion_dataset
+
+
+def balance_report(world: World) -> dg.AssetsDefinition:
+    return dataset_assets(world.workspace.settings)[1]
 
 
 def materialise(world: World, *parts: Any) -> dg.ExecuteInProcessResult:
@@ -70,14 +74,14 @@ def broken(frames: Frames, defect: str) -> dict[str, pd.DataFrame]:
 
 
 def test_a_sound_dataset_passes_every_check_and_lets_the_report_run(world: World, frames: Frames) -> None:
-    result = materialise(world, asset_that_stores(world, frames), class_balance_report, dataset_checks)
+    result = materialise(world, asset_that_stores(world, frames), balance_report(world), dataset_checks)
     assert result.success and all(passed for passed, _ in outcomes(result).values())
     assert "class_balance_report" in materialised(result)
 
 
 @pytest.mark.parametrize("defect", ["schema", "labels", "no_empty_text"])
 def test_a_broken_dataset_blocks_everything_downstream(world: World, frames: Frames, defect: str) -> None:
-    result = materialise(world, asset_that_stores(world, broken(frames, defect)), class_balance_report, dataset_checks)
+    result = materialise(world, asset_that_stores(world, broken(frames, defect)), balance_report(world), dataset_checks)
     assert outcomes(result)[defect] == (False, "ERROR")
     assert not result.success and materialised(result) == {"raw_emotion_dataset"}
 
@@ -85,7 +89,7 @@ def test_a_broken_dataset_blocks_everything_downstream(world: World, frames: Fra
 def test_a_label_of_the_profile_that_train_lacks_blocks_too(world: World, frames: Frames) -> None:
     train = frames["train"]
     without = {**frames, "train": train[train["label"] != "surprise"]}
-    result = materialise(world, asset_that_stores(world, without), class_balance_report, dataset_checks)
+    result = materialise(world, asset_that_stores(world, without), balance_report(world), dataset_checks)
     assert outcomes(result)["labels"] == (False, "ERROR") and "class_balance_report" not in materialised(result)
 
 
@@ -95,39 +99,68 @@ def test_a_leak_a_conflict_and_a_drift_of_shares_warn_and_do_not_block(world: Wo
     extra = pd.DataFrame({"text": [text.upper(), text], "label": [label, other]})
     drifted = frames["test"][frames["test"]["label"].isin(["joy", "fear"])]
     planted = {**frames, "test": pd.concat([drifted, extra])}
-    result = materialise(world, asset_that_stores(world, planted), class_balance_report, dataset_checks)
+    result = materialise(world, asset_that_stores(world, planted), balance_report(world), dataset_checks)
     found = outcomes(result)
     for name in ("no_overlap", "no_conflicting_labels", "no_drift_of_shares"):
         assert found[name] == (False, "WARN")
     assert result.success and "class_balance_report" in materialised(result)
 
 
-def predictions_that_are(world: World, probabilities: np.ndarray) -> dg.AssetsDefinition:
-    @dg.asset(key=predictions_key("tfidf_svm"))
-    def predictions() -> None:
-        store = world.workspace.store
-        real = store.current(predictions_key("tfidf_svm"))
-        with store.writing("predictions") as draft:
-            for split in ("validation", "test"):
-                table = pq.read_table(real.file(f"{split}.parquet"))
-                column = pa.array(list(probabilities[: len(table)]), pa.list_(pa.float32()))
-                pq.write_table(table.set_column(1, "probabilities", column), draft.file(f"{split}.parquet"))
-            folder: StoredFolder = draft.finish(real.info)
-        store.point(predictions_key("tfidf_svm"), "predictions", folder)
-
-    return predictions
-
-
 @pytest.mark.parametrize("value", [0.5, np.nan])
-def test_predictions_that_are_no_probabilities_block_the_evaluation(world: World, value: float) -> None:
+def test_predictions_that_are_no_probabilities_are_left_out_and_the_check_says_so(world: World, value: float) -> None:
+    """The healthy model is compared and is the champion; of the broken one alone there is no evaluation."""
+    world.store_model("bert_base", rows=300)
+    break_predictions(world, "tfidf_svm", value)
+    two = world.without("bigru")
+    outcome = two.evaluate()
+    assert {key.model for key in outcome.keys} == {"bert_base"}
+    assert "rows are not probabilities that sum to one" in outcome.missing["tfidf_svm"]
+    assert two.choose().decision["model"] == "bert_base"
+    with pytest.raises(NothingToEvaluateError, match="tfidf_svm cannot be used"):
+        world.without("bigru", "bert_base").evaluate()
+    predictions = evaluation_assets(two.workspace.settings)[0]
+    assert outcomes(check_alone(world, predictions)) == {"distributions": (False, "ERROR")}
+
+
+def break_predictions(world: World, name: str, value: float) -> None:
+    world.store_model(name)
+    store = world.workspace.store
+    real = store.current(predictions_key(name))
+    with store.writing("predictions") as draft:
+        for split in ("validation", "test"):
+            table = pq.read_table(real.file(f"{split}.parquet"))
+            column = pa.array([[value] * 6] * len(table), pa.list_(pa.float32()))
+            pq.write_table(table.set_column(1, "probabilities", column), draft.file(f"{split}.parquet"))
+        folder = draft.finish(real.info)
+    store.point(predictions_key(name), "predictions", folder)
+
+
+def check_alone(world: World, *assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
+    """The checks of these assets, as the button of the UI runs them: nothing is materialised."""
+    definitions = dg.Definitions(assets=assets, resources={"workspace": world.workspace})
+    checks = dg.AssetSelection.checks(*(key for asset in assets for key in asset.check_keys))
+    job = dg.define_asset_job("checks_alone", checks)
+    result = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job])).resolve_job_def("checks_alone")
+    done = result.execute_in_process()
+    assert not materialised(done)
+    return done
+
+
+def test_one_check_of_a_dataset_runs_by_itself(world: World) -> None:
+    key = dg.AssetCheckKey(dg.AssetKey(RAW_DATASET), "no_overlap")
+    job = dg.define_asset_job("one_check", dg.AssetSelection.checks(key))
+    raw = dataset_assets(world.workspace.settings)[0]
+    definitions = dg.Definitions(
+        assets=[raw], asset_checks=[dataset_checks], jobs=[job], resources={"workspace": world.workspace}
+    )
+    done = definitions.resolve_job_def("one_check").execute_in_process()
+    assert list(outcomes(done)) == ["no_overlap"] and not materialised(done)
+
+
+def test_the_check_of_predictions_runs_by_itself(world: World) -> None:
     world.store_model("tfidf_svm")
-    only = world.without("bert_base", "bigru").workspace.settings
-    checks = asset_checks(only)[1]
-    table, champion_model = evaluation_assets(only)[-2:]
-    probabilities = np.full((250, 6), value, dtype=np.float32)
-    result = materialise(world, predictions_that_are(world, probabilities), table, champion_model, checks)
-    assert outcomes(result)["distributions"] == (False, "ERROR")
-    assert not result.success and materialised(result) == {"predictions/tfidf_svm"}
+    predictions = evaluation_assets(world.workspace.settings)[0]
+    assert outcomes(check_alone(world, predictions)) == {"distributions": (True, "ERROR")}
 
 
 def test_figures_of_other_rows_block_the_champion(world: World) -> None:

@@ -9,8 +9,8 @@ from urllib.parse import urlparse
 import dagster as dg
 import pytest
 
-from emotion_assets.defs.dataset import class_balance_report, raw_emotion_dataset
-from emotion_assets.defs.evaluation import evaluation_assets, follow_any_predictions
+from emotion_assets.defs.dataset import dataset_assets
+from emotion_assets.defs.evaluation import evaluation_assets
 from emotion_assets.storage.keys import model_key
 from emotion_assets_tests.worlds.evaluated import World, world
 
@@ -20,7 +20,7 @@ __all__ = ["world"]
 def run(world: World, instance: dg.DagsterInstance, *keys: str, **config: Any) -> dg.ExecuteInProcessResult:
     assets = evaluation_assets(world.workspace.settings)
     return dg.materialize(
-        [raw_emotion_dataset, class_balance_report, *assets],
+        [*dataset_assets(world.workspace.settings)[:2], *assets],
         selection=[dg.AssetKey(key.split("/")) for key in keys],
         instance=instance,
         resources={"workspace": world.workspace},
@@ -94,9 +94,9 @@ def test_the_evaluation_shows_the_leaderboard_two_plots_and_a_link_to_the_page(t
 
 def test_a_model_that_was_never_trained_does_not_keep_the_others_from_being_evaluated(world: World) -> None:
     world.store_model("tfidf_svm")
-    instance = dg.DagsterInstance.ephemeral()
+    instance, settings = dg.DagsterInstance.ephemeral(), world.workspace.settings
     definitions = dg.Definitions(
-        assets=[raw_emotion_dataset, class_balance_report, *evaluation_assets(world.workspace.settings)],
+        assets=[*dataset_assets(settings)[:2], *evaluation_assets(settings)],
         resources={"workspace": world.workspace},
     )
 
@@ -112,7 +112,3 @@ def test_a_model_that_was_never_trained_does_not_keep_the_others_from_being_eval
     assert report_only.total_requested == 0
     assert run(world, instance, "predictions/tfidf_svm").success
     assert requested(report_only.cursor).total_requested == 1
-
-
-def test_the_rule_for_evaluation_still_waits_for_blocking_checks() -> None:
-    assert "all_deps_blocking_checks_passed" in str(follow_any_predictions())

@@ -76,3 +76,39 @@ def test_a_version_that_goes_up_changes_the_recipe_and_the_asset(
         after = both()
     assert before[0] != after[0]
     assert before[1] != after[1]
+
+
+def code_versions(home: Path, **changes: Any) -> dict[str, str | None]:
+    defs = build_defs({"home": home, **changes})
+    return {spec.key.to_user_string(): spec.code_version for spec in defs.resolve_all_asset_specs()}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dataset": {"validation_share": 0.2}}, {"raw_emotion_dataset"}),
+        ({"dataset": {"columns": {"text": "Tweet"}}}, {"raw_emotion_dataset"}),
+        ({"dataset": {"source": "another/dataset"}}, {"raw_emotion_dataset"}),
+        (
+            {"labels": ["sadness", "joy", "anger", "fear", "love", "surprise"]},
+            {"raw_emotion_dataset", "tokens", "models"},
+        ),
+        ({"labels": ["joy", "sadness", "anger", "fear", "love", "awe"]}, {"raw_emotion_dataset", "tokens", "models"}),
+        ({"seed": 18}, {"raw_emotion_dataset", "tokens", "models"}),
+    ],
+)
+def test_dataset_settings_labels_and_seed_are_part_of_the_code_versions(
+    tmp_path: Path, change: dict[str, Any], told: set[str]
+) -> None:
+    before, after = code_versions(tmp_path), code_versions(tmp_path, **change)
+    changed = {key for key in before if before[key] != after[key]}
+    assert "raw_emotion_dataset" in changed
+    for group, some in (("tokens", "tokenised_splits/bert"), ("models", "baseline_models/bigru")):
+        assert (some in changed) == (group in told), some
+    assert ("class_balance_report" in changed) == ("tokens" in told)
+    assert not {"predictions/bigru", "evaluation_table", "champion_model", "feedback"} & changed
+
+
+def test_the_recipe_of_a_training_is_what_it_was_so_that_old_homes_recall_their_models() -> None:
+    job = TrainingJob("bigru", "bigru", {"a": 1}, ["joy"], 1, {"dataset": {"path": "/x", "digest": "d"}}, "", "")
+    assert job.recipe == "9207fe36174ee4b89b07a869ced849bc23c8c5dc662fab0b5939655e22f1c77e"

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from emotion_assets.dataset.splits import read_split
-from emotion_assets.evaluation.predictions import predict, read_predictions
-from emotion_assets.evaluation.problems import prediction_problems
+from emotion_assets.evaluation.predictions import predict, prediction_problems, read_predictions
 from emotion_assets.models import registry
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.keys import RAW_DATASET, model_key, predictions_key

@@ -359,19 +359,12 @@ def record_redated(
 
 
 def feedback_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """What the UI shows of the table ``feedback``: rows, columns, rejects by reason, the newest rows."""
+    """What the UI shows of the table ``feedback``: rows and rejects by reason; nothing that a customer wrote."""
     rows = count(db, "SELECT count(*) FROM feedback")
     return {
         "rows": rows,
         "rejects": fetch(
             db, "SELECT reason_code, count(*) AS n FROM feedback_rejects GROUP BY ALL ORDER BY n DESC, reason_code"
-        ).to_pylist(),
-        "newest": fetch(
-            db,
-            """
-            SELECT feedback_id, text[:120] AS text, received_at, attributes[:120] AS attributes
-            FROM feedback ORDER BY received_at DESC, row_number DESC LIMIT 5
-            """,
         ).to_pylist(),
     }
 
