@@ -26,11 +26,12 @@ from emotion_assets.storage.locks import WORD_SECONDS
 def step_executor(settings: Settings) -> dg.ExecutorDefinition:
     """Steps in processes forked from one that has the imports behind it, ``parallel_steps`` of them side by side."""
     of_dagster = dg.multiprocess_executor
+    schema: Any = of_dagster.config_schema
     tolerated = {"__".join(EVALUATION): frozenset("__".join(predictions_key(name)) for name in settings.models)}
 
     @dg.executor(
         name="multiprocess",
-        config_schema=of_dagster.config_schema,
+        config_schema=schema,
         requirements=dg.multiple_process_executor_requirements(),
     )
     def tolerant_executor(context: dg.InitExecutorContext) -> dg.Executor:
@@ -66,7 +67,7 @@ class TolerantExecutor(dg.Executor):
         instance, run = plan_context.instance, plan_context.dagster_run
         instance.add_run_tags(run.run_id, run_tags(run.tags, self._settings))
         set_model_slots(instance, self._settings.parallel_steps)
-        active.CONCURRENCY_CLAIM_MESSAGE_INTERVAL = WORD_SECONDS
+        active.CONCURRENCY_CLAIM_MESSAGE_INTERVAL = int(WORD_SECONDS)
         for event in self._inner.execute(plan_context, plan):
             yield event
             if (line := describe_wait(instance, event)) is not None:

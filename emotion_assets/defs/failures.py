@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import dagster as dg
 
@@ -22,7 +22,15 @@ from emotion_assets.storage.workspace import Workspace
 Body = TypeVar("Body", bound=Callable[..., Any])
 
 
-def user_errors_as_failures(body: Body | None = None, *, private: bool = False) -> Any:
+@overload
+def user_errors_as_failures(body: Body) -> Body: ...
+
+
+@overload
+def user_errors_as_failures(*, private: bool) -> Callable[[Body], Body]: ...
+
+
+def user_errors_as_failures(body: Any = None, *, private: bool = False) -> Any:
     """Turn what a user can do something about (a ``UserError``, a full disk, no memory left) into a ``dagster.Failure``
     of one line, and a defect into one with its traceback. Nothing is tried again but what another run stood in the way
     of. The body of an asset returns, the body of checks yields.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -40,7 +41,10 @@ def dataset_source(settings: Settings) -> dg.AssetsDefinition:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # the only way to have an asset that is observed
 
-        @dg.multi_observable_source_asset(name="__".join(DATASET_SOURCE), specs=[spec])
+        observe: Callable[[Callable[..., Any]], dg.AssetsDefinition]
+        observe = dg.multi_observable_source_asset(name="__".join(DATASET_SOURCE), specs=[spec])
+
+        @observe
         @user_errors_as_failures
         def observed_source(workspace: dg.ResourceParam[Workspace]) -> dg.ObserveResult:
             from emotion_assets.dataset.source import look_at_source

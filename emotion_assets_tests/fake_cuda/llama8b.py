@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -117,7 +117,9 @@ def _backbone(objective: str, dtype: torch.dtype) -> Any:
     register_packed_attention()
     loader: Any = AutoModelForCausalLM if objective == "instruction" else AutoModel
     with torch.device("meta"):
-        backbone = loader.from_config(AutoConfig.for_model(**CONFIG), dtype=dtype, attn_implementation=ATTENTION_NAME)
+        backbone = loader.from_config(
+            AutoConfig.for_model(**cast(dict[str, Any], CONFIG)), dtype=dtype, attn_implementation=ATTENTION_NAME
+        )
         return add_adapters(backbone, Lora(rank=8, alpha=16), objective == "instruction")
 
 

@@ -71,7 +71,7 @@ class Sizes:
         own_head = head is not None and head.weight is not model.get_input_embeddings().weight
         return cls(
             parameters=sum(p.numel() for p in model.parameters()),
-            language_head=head.weight.numel() if own_head else 0,
+            language_head=head.weight.numel() if head is not None and own_head else 0,
             linear=sum(a * b for a, b in linear),
             linear_sides=sum(a + b for a, b in linear),
             hidden=settings.hidden_size,
