@@ -183,6 +183,20 @@ def test_token_vectors_are_dropped_in_training_alone(tmp_path: Path, lora: dict[
         )
 
 
+def test_the_last_token_of_an_answer_passes_no_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It predicts nothing: each row has its prompt and its answer but for that token, the shared beginning once."""
+    classifier, read = classifier_of(base_folder(tmp_path / "base"), "instruction"), []
+    hidden = classifier.hidden
+    monkeypatch.setattr(
+        classifier, "hidden", lambda batch: read.append(batch.inputs["input_ids"].numel()) or hidden(batch)
+    )
+    prompts, labels = rows_of(4, prefix=PREFIX), torch.tensor([0, 1, 2, 2])
+    _, targets = classifier.loss(prompts, labels)
+    tokens = sum(map(len, prompts)) - 3 * common_prefix(prompts)
+    assert targets == sum(len(ANSWERS[label]) for label in labels.tolist())
+    assert read == [tokens + targets - len(prompts)]
+
+
 def test_consistency_is_r_drop(tmp_path: Path) -> None:
     """Against torch's own cross entropy and KL divergence of the same two passes."""
     rows, labels = rows_of(4), torch.tensor([0, 1, 2, 1])
