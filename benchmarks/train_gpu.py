@@ -137,8 +137,8 @@ def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Names
     model = TransformerModel.model_validate(
         {"method": "lora", "base": "random", "objective": objective, "lora": LORA, "training": training}
     )
-    texts = _rows(rows, sizes.parameters > 1e9, objective)
-    labels = torch.randint(6, (rows,))
+    texts = _rows(max(rows, 10 * PER_STEP), sizes.parameters > 1e9, objective)
+    labels = torch.randint(6, (len(texts),))
     size = rows_per_forward(sizes, model, runtime, [len(row) for row in texts])
     through = 0
 
