@@ -212,13 +212,15 @@ def _classifier(
             started = time.monotonic()
             loaded = new_classifier(Path(folder), model, shape, runtime, backend)
             return loaded, sizes, time.monotonic() - started
-    backbone, needs_autocast = add_adapters(backbone, LORA, causal_head=objective == "instruction"), True
+    backbone, problem = add_adapters(backbone, LORA, causal_head=objective == "instruction"), "not asked for"
     speed_up_adapters(backbone)
     if options.compile:
         compile_parts(backbone)
     elif cuda:
-        needs_autocast = not launch_fewer_kernels(backbone)
-    classifier = Classifier(backbone, shape, backend, needs_autocast=needs_autocast)
+        problem = launch_fewer_kernels(backbone)
+        print(f"{objective}: a step {f'adapter by adapter ({problem})' if problem else 'in few kernels'}", flush=True)
+    classifier = Classifier(backbone, shape, backend)
+    classifier.needs_autocast = bool(problem)
     return classifier.to(runtime.device), sizes, None
 
 

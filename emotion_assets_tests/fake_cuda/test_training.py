@@ -85,6 +85,7 @@ def test_training_gives_the_losses_of_the_cpu_on_every_backend(
     assert measured["blocking"] == {}, "the host waits for the device"
     assert sorted(kind.split(" at ")[0] for kind in measured["asynchronous"]) == ["to the device", "to the host"]
     assert list(measured["asynchronous"].values()) == [1, 1]
+    assert measured["step"] == "in few kernels"
     if attention == "varlen":
         in_order = {name: n for name, n in measured["kernels"].items() if name.endswith("in a fixed order")}
         assert in_order.pop("_varlen_attn_backward in a fixed order") == 2
