@@ -194,6 +194,17 @@ def test_a_loss_that_is_no_number_is_seen_late_and_nothing_is_stored(
     assert not list(Path(job.target).iterdir())
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_activations_are_computed_again_in_half_precision_too(
+    gpu: FakeGpu, case: Any, on_cpu: dict[str, dict[str, Any]], tmp_path: Path, objective: str
+) -> None:
+    _, _, base, tokens = case
+    settings = {"objective": objective, "attention": "varlen", "training": {"epochs": 1, "precision": "bf16"}}
+    measured = gpu("train", job=job_of(tmp_path, base, tokens, "gpu", **settings).to_json(), fits=0)
+    assert measured["curve"]["checkpointed"] and measured["step"] == "in few kernels"
+    np.testing.assert_allclose(losses_of(measured), losses_of(on_cpu[objective]), rtol=0.03)
+
+
 ENCODERS = [("bert", "full", 0.0), ("bert", "full", 0.1), ("roberta", "lora", 0.0)]
 
 
