@@ -33,14 +33,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         gpu = FakeGpu(compile_library(Path(folder)))
         for objective in ("head", "instruction"):
-            for fewer in (False, True):
-                step = gpu("step_of_8b", lengths=lengths, objective=objective, fewer_kernels=fewer)
+            for few in (False, True):
+                step = gpu("step_of_8b", lengths=lengths, objective=objective, few=few)
                 kernels = sum(step["kernels"].values())
                 chip = 4 * linear * step["tokens"] / (options.share * PEAK)
                 print(
                     f"{kernels:>8,}  {step['peak'] / GIB:>8.1f}  {step['expected'] / GIB:>8.1f}  "
                     f"{kernels * options.launch / 1e3:>7.1f}  {chip * 1e3:>7.1f}  "
-                    f"{objective}, {'with fewer kernels' if fewer else 'adapter by adapter'}"
+                    f"{objective}, {'with fewer kernels' if few else 'adapter by adapter'}"
                 )
         gpu.close()
     return 0

@@ -137,8 +137,8 @@ def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Names
     model = TransformerModel.model_validate(
         {"method": "lora", "base": "random", "objective": objective, "lora": LORA, "training": training}
     )
-    texts = _rows(rows, sizes.parameters > 1e9, objective)
-    labels = torch.randint(6, (rows,))
+    texts = _rows(max(rows, 10 * PER_STEP), sizes.parameters > 1e9, objective)
+    labels = torch.randint(6, (len(texts),))
     size = rows_per_forward(sizes, model, runtime, [len(row) for row in texts])
     through = 0
 
@@ -212,13 +212,15 @@ def _classifier(
             started = time.monotonic()
             loaded = new_classifier(Path(folder), model, shape, runtime, backend)
             return loaded, sizes, time.monotonic() - started
-    backbone, needs_autocast = add_adapters(backbone, LORA, causal_head=objective == "instruction"), True
+    backbone, problem = add_adapters(backbone, LORA, causal_head=objective == "instruction"), "not asked for"
     speed_up_adapters(backbone)
     if options.compile:
         compile_parts(backbone)
     elif cuda:
-        needs_autocast = not launch_fewer_kernels(backbone)
-    classifier = Classifier(backbone, shape, backend, needs_autocast=needs_autocast)
+        problem = launch_fewer_kernels(backbone)
+        print(f"{objective}: a step {f'adapter by adapter ({problem})' if problem else 'in few kernels'}", flush=True)
+    classifier = Classifier(backbone, shape, backend)
+    classifier.needs_autocast = bool(problem)
     return classifier.to(runtime.device), sizes, None
 
 

@@ -30,7 +30,7 @@ class TrainingConfig(dg.Config):
     """How a training is run; it decides nothing about the result but rounding."""
 
     devices: int = 0
-    """GPUs of the training (without a GPU: processes); 0: as the profile says."""
+    """GPUs of the training (without a GPU: processes); 0: as the profile says. A kind that trains on one ignores it."""
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:

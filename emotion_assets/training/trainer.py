@@ -173,7 +173,7 @@ class Trainer:
         self.scaler.step(self.optimizer)  # does nothing where the gradient of a scaled loss is not finite
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        figures = [sums, norm.double().view(1)] + ([] if scale is None else [scale.double().view(1)])
+        figures = [sums, norm.to(sums.dtype).view(1)] + ([] if scale is None else [scale.to(sums.dtype).view(1)])
         self._unread.append((self.position.step + 1, HostCopy(torch.cat(figures))))
         self.position.step += 1
         self._read_figures(leave=1 if self.runtime.device.type == "cuda" else 0)

@@ -22,7 +22,10 @@ def to_device(value: T, device: torch.device) -> T:
     if device.type == "cpu":
         return value
     tensors = list(_tensors_in(value))
-    moved = _move_together(tensors, device) if tensors else []
+    if device.type == "cuda":
+        moved = _move_together(tensors, device) if tensors else []
+    else:
+        moved = [tensor.to(device) for tensor in tensors]
     return _rebuilt(value, iter(moved))  # type: ignore[no-any-return]
 
 
@@ -58,7 +61,7 @@ def _move_together(tensors: Sequence[torch.Tensor], device: torch.device) -> lis
     for tensor in tensors:
         starts.append(end)
         end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-    buffer = torch.empty(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    buffer = torch.empty(end, dtype=torch.uint8, pin_memory=True)
     for tensor, start in zip(tensors, starts, strict=True):
         buffer[start : start + tensor.nbytes].view(tensor.dtype).copy_(tensor.reshape(-1))
     there = buffer.to(device, non_blocking=True)

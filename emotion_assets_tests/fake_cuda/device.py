@@ -130,6 +130,7 @@ def flash_attn_varlen_func(
     from torch.nn.attention.varlen import varlen_attn
 
     assert dropout_p == 0.0, "the make-believe kernel has no dropout"
+    assert deterministic, "the gradient would differ from run to run"
     window = (-1, 0) if causal else (-1, -1)
     out = varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=softmax_scale, window_size=window, enable_gqa=True)
     assert isinstance(out, torch.Tensor)

@@ -137,14 +137,16 @@ def _(grad: torch.Tensor, x: torch.Tensor, rstd: torch.Tensor, weight: torch.Ten
     return torch.empty_like(x)
 
 
-rms_norm.register_autograd(
-    lambda ctx, grad, _: (
-        rms_norm_backward(grad, ctx.saved_tensors[0], ctx.saved_tensors[1], ctx.saved_tensors[2]),
-        None,
-        None,
-    ),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0], output[1], inputs[1]),
-)
+def _norm_backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[Any, None, None]:
+    x, rstd, weight = ctx.saved_tensors
+    return rms_norm_backward(grad, x, rstd, weight), None, None
+
+
+def _keep_for_backward(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(inputs[0], output[1], inputs[1])
+
+
+rms_norm.register_autograd(_norm_backward, setup_context=_keep_for_backward)
 
 
 def fused_rms_norm(x: torch.Tensor, shape: Any, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -14,14 +14,16 @@ from torch.nn.attention import varlen
 from emotion_assets.jobs.process import TrainingJob, run_job
 from emotion_assets.models.registry import load_scorer
 from emotion_assets.models.transformer import attention
-from emotion_assets.models.transformer.classifier import Classifier
+from emotion_assets.models.transformer.checkpoints import load_backbone
+from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
 from emotion_assets.storage.store import Store
 from emotion_assets.training import resume
+from emotion_assets.training.runtime import choose_runtime
 from emotion_assets.training.trainer import Trainer
 from emotion_assets_tests.fake_cuda import device, kernels, tensors
 from emotion_assets_tests.fake_cuda.llama8b import step_of_8b
 
-__all__ = ["mix", "move", "score", "step_of_8b", "train", "train_cut_off"]
+__all__ = ["load", "mix", "move", "score", "step_of_8b", "train", "train_cut_off"]
 
 COUNTED_STEP = 3
 attention.scaled_dot_product_attention = kernels.sdpa  # type: ignore[attr-defined]
@@ -116,6 +118,17 @@ def score(store: str, model: str, texts: list[str]) -> dict[str, Any]:
     scorer: Any = load_scorer(Store(Path(store)).open("models", model), Store(Path(store)))
     weights = next(scorer._model.parameters())
     return {"scores": scorer.score(texts).tolist(), "weights": f"{weights.device}, {weights.dtype}"}
+
+
+def load(folder: str, precision: str) -> dict[str, Any]:
+    """Load a checkpoint; where its weights are, and the bytes of the largest tensor that was sent there and of all."""
+    config = ClassifierConfig("lora", "head", "last", ["a", "b"], 64, "")
+    sent: list[int] = []
+    with _replaced(tensors, "_to_device", lambda tensor, non_blocking: sent.append(tensor.nbytes)):
+        backbone = load_backbone(Path(folder), config, choose_runtime(precision))
+    weights = sorted({f"{p.device}, {p.dtype}" for p in backbone.parameters()})
+    whole = sum(p.nbytes for p in backbone.parameters())
+    return {"weights": weights, "largest": max(sent), "whole": whole}
 
 
 def mix() -> list[str]:

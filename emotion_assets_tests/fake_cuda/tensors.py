@@ -55,7 +55,8 @@ NO_KERNEL = frozenset(  # operations that launch nothing: views and allocations
 
 @dataclass
 class Activity:
-    """What the device was asked for: kernels by name; transfers by ``kind at file:line``."""
+    """What the device was asked for: kernels by name, and whether torch was set to use deterministic ones; transfers by
+    ``kind at file:line``."""
 
     kernels: Counter[str] = field(default_factory=Counter)
     blocking: Counter[str] = field(default_factory=Counter)
@@ -188,8 +189,9 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name in ("nonzero", "masked_select", "_unique2"):
         synchronize(name)
     if name not in NO_KERNEL:
+        in_order = " in a fixed order" if torch.are_deterministic_algorithms_enabled() else ""
         for activity in _counting:
-            activity.kernels[name] += 1
+            activity.kernels[name + in_order] += 1
     raw_args, raw_kwargs = tree_map(_raw, args), tree_map(_raw, kwargs)
     with torch.no_grad():
         full = f"{func.namespace}.{name}"

@@ -85,6 +85,11 @@ def test_training_gives_the_losses_of_the_cpu_on_every_backend(
     assert measured["blocking"] == {}, "the host waits for the device"
     assert sorted(kind.split(" at ")[0] for kind in measured["asynchronous"]) == ["to the device", "to the host"]
     assert list(measured["asynchronous"].values()) == [1, 1]
+    assert measured["step"] == "in few kernels"
+    if attention == "varlen":
+        in_order = {name: n for name, n in measured["kernels"].items() if name.endswith("in a fixed order")}
+        assert in_order.pop("_varlen_attn_backward in a fixed order") == 2
+        assert set(in_order) <= {"zeros in a fixed order"}, "other kernels are asked for it too"
     if attention not in ("sdpa", "eager"):
         assert sum(measured["kernels"].values()) <= 270, "of two layers, the optimiser included"
 
@@ -102,6 +107,13 @@ def test_in_fp32_the_weights_are_those_of_the_cpu(gpu: FakeGpu, case: Any, tmp_p
     assert reference.keys() == weights.keys() and reference
     for name in reference:
         torch.testing.assert_close(weights[name], reference[name], rtol=0, atol=1e-4)
+
+
+def test_a_checkpoint_goes_to_the_device_tensor_by_tensor_in_its_format(gpu: FakeGpu, case: Any) -> None:
+    _, _, base, _ = case
+    loaded = gpu("load", folder=str(base.path), precision="bf16")
+    assert loaded["weights"] == ["cuda:0, torch.bfloat16"]
+    assert loaded["largest"] < loaded["whole"] / 2, "more than a tensor at a time was held on the host"
 
 
 def test_sdpa_with_grouped_queries_keeps_the_fused_kernel(gpu: FakeGpu, case: Any, tmp_path: Path) -> None:
@@ -180,6 +192,17 @@ def test_a_loss_that_is_no_number_is_seen_late_and_nothing_is_stored(
     with pytest.raises(RuntimeError, match=f"TrainingError: tiny_model: the loss is nan at step {step};"):
         gpu("train", job=job.to_json(), spoilt_step=step)
     assert not list(Path(job.target).iterdir())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_activations_are_computed_again_in_half_precision_too(
+    gpu: FakeGpu, case: Any, on_cpu: dict[str, dict[str, Any]], tmp_path: Path, objective: str
+) -> None:
+    _, _, base, tokens = case
+    settings = {"objective": objective, "attention": "varlen", "training": {"epochs": 1, "precision": "bf16"}}
+    measured = gpu("train", job=job_of(tmp_path, base, tokens, "gpu", **settings).to_json(), fits=0)
+    assert measured["curve"]["checkpointed"] and measured["step"] == "in few kernels"
+    np.testing.assert_allclose(losses_of(measured), losses_of(on_cpu[objective]), rtol=0.03)
 
 
 ENCODERS = [("bert", "full", 0.0), ("bert", "full", 0.1), ("roberta", "lora", 0.0)]

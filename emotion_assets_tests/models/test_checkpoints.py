@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from emotion_assets.models.transformer.checkpoints import check_checkpoint
+from emotion_assets.models.transformer.checkpoints import check_checkpoint, load_backbone
 from emotion_assets.settings.errors import DataError
-from emotion_assets_tests.worlds.tiny import base_folder
+from emotion_assets_tests.worlds.tiny import CPU, base_folder, classifier_config_of, config_of
 
 
 def test_a_base_without_config_is_refused(tmp_path: Path) -> None:
@@ -64,3 +64,13 @@ def test_a_config_that_is_none_or_of_another_kind_is_refused(tmp_path: Path, con
     (folder / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"config\.json: "):
         check_checkpoint(folder)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "camembert"])
+def test_an_encoder_without_a_pooler_is_taken(tmp_path: Path, model_type: str) -> None:
+    """Nothing reads the pooler, and checkpoints of masked language models have none."""
+    from transformers import AutoModel
+
+    AutoModel.from_config(config_of(model_type), add_pooling_layer=False).save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, classifier_config_of(method="full"), CPU)
+    assert not [name for name, _ in backbone.named_parameters() if "pooler" in name]

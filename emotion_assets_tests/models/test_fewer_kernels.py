@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from emotion_assets.models.transformer import fewer_kernels
 from emotion_assets.models.transformer.classifier import Classifier
 from emotion_assets.models.transformer.fewer_kernels import launch_fewer_kernels
 from emotion_assets.models.transformer.lora import add_adapters
@@ -22,7 +23,7 @@ def _gradients(folder: Path, objective: str, fewer: bool, **settings: Any) -> li
     classifier = classifier_of(folder, objective, **settings)
     classifier.backbone.double()
     if fewer:
-        assert launch_fewer_kernels(classifier.backbone)
+        assert launch_fewer_kernels(classifier.backbone) == ""
         classifier.needs_autocast = False
     loss, _ = classifier.loss(rows_of(6, prefix=PREFIX), LABELS, 0.0)
     loss.backward()
@@ -83,7 +84,7 @@ def test_in_half_precision_it_is_as_close_to_the_exact_gradient(tmp_path: Path) 
         for fewer in errors:
             classifier = classifier_of(folder, runtime=HALF)
             if fewer:
-                assert launch_fewer_kernels(classifier.backbone)
+                assert launch_fewer_kernels(classifier.backbone) == ""
                 classifier.needs_autocast = False
             with HALF.autocast():
                 classifier.loss(rows, LABELS, 0.0)[0].backward()
@@ -93,7 +94,29 @@ def test_in_half_precision_it_is_as_close_to_the_exact_gradient(tmp_path: Path) 
 
 @pytest.mark.parametrize("lora", [{"train_embeddings": True}, {"dropout": 0.1}], ids=["whole modules", "dropout"])
 def test_what_it_does_not_fit_stays_as_it_is(tmp_path: Path, lora: dict[str, Any]) -> None:
-    assert not launch_fewer_kernels(classifier_of(base_folder(tmp_path / "base"), runtime=HALF, lora=lora).backbone)
+    backbone = classifier_of(base_folder(tmp_path / "base"), runtime=HALF, lora=lora).backbone
+    assert launch_fewer_kernels(backbone) == "something else than plain adapters is trained"
+    assert not any(hasattr(module, "group") for module in backbone.modules())
+
+
+def test_a_base_in_fp32_stays_as_it_is(tmp_path: Path) -> None:
+    backbone = classifier_of(base_folder(tmp_path / "base")).backbone
+    assert launch_fewer_kernels(backbone) == "the base is not held in one half-precision format"
+
+
+@pytest.mark.parametrize(("product", "said"), [("missing", "NotImplementedError: no such kernel"), ("wrong", "differ")])
+def test_kernels_that_fail_or_differ_on_this_device_are_not_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, product: str, said: str
+) -> None:
+    def broken(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if product == "missing":
+            raise NotImplementedError("no such kernel")
+        return 1.1 * (x @ y).float()
+
+    monkeypatch.setattr(fewer_kernels, "_product_in_fp32", broken)
+    backbone = classifier_of(base_folder(tmp_path / "base"), runtime=HALF).backbone
+    assert said in launch_fewer_kernels(backbone)
+    assert not any(hasattr(module, "group") for module in backbone.modules())
 
 
 def test_a_part_that_is_not_adapted_is_left_out(tmp_path: Path) -> None:
@@ -101,5 +124,5 @@ def test_a_part_that_is_not_adapted_is_left_out(tmp_path: Path) -> None:
 
     model = AutoModel.from_pretrained(base_folder(tmp_path / "base"), dtype=torch.bfloat16)
     adapted = add_adapters(model, Lora(target_modules=["q_proj", "v_proj"]), causal_head=False)
-    assert launch_fewer_kernels(adapted)
+    assert launch_fewer_kernels(adapted) == ""
     assert sum(hasattr(module, "group") for module in adapted.modules()) == 4

@@ -15,6 +15,7 @@ from emotion_assets.models.transformer import memory
 from emotion_assets.models.transformer.memory import Sizes, check_memory, estimate_memory, rows_per_forward
 from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import BaseSettings, HubSource, Training
+from emotion_assets.training.runtime import Runtime
 from emotion_assets_tests.worlds.tiny import CPU, base_folder, classifier_of, config_of, rows_of
 
 LLAMA3_8B = {
@@ -94,6 +95,14 @@ def test_four_bits_need_less_and_full_tuning_more() -> None:
         return estimate_memory(sizes, LORA.model_copy(update=changes), CPU, [60] * 5).total
 
     assert total(quantization="nf4") < 0.4 * total() < 0.4 * total(method="full")
+
+
+def test_rows_of_512_tokens_are_split_until_they_fit_a_card_of_24_gb() -> None:
+    """Five at once do not fit, two do, so that the split after the first attempt's half trains them."""
+    gpu = Runtime(torch.device("cuda"), torch.bfloat16, "test")
+    sizes, card = Sizes.of(LLAMA3_8B), 24e9
+    five, two = (estimate_memory(sizes, LORA, gpu, [512] * rows).total for rows in (5, 2))
+    assert two < card < five
 
 
 def test_the_smallest_of_several_models_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,20 @@ def test_token_vectors_are_dropped_in_training_alone(tmp_path: Path, lora: dict[
         )
 
 
+def test_the_last_token_of_an_answer_passes_no_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It predicts nothing: each row has its prompt and its answer but for that token, the shared beginning once."""
+    classifier, read = classifier_of(base_folder(tmp_path / "base"), "instruction"), []
+    hidden = classifier.hidden
+    monkeypatch.setattr(
+        classifier, "hidden", lambda batch: read.append(batch.inputs["input_ids"].numel()) or hidden(batch)
+    )
+    prompts, labels = rows_of(4, prefix=PREFIX), torch.tensor([0, 1, 2, 2])
+    _, targets = classifier.loss(prompts, labels)
+    tokens = sum(map(len, prompts)) - 3 * common_prefix(prompts)
+    assert targets == sum(len(ANSWERS[label]) for label in labels.tolist())
+    assert read == [tokens + targets - len(prompts)]
+
+
 def test_consistency_is_r_drop(tmp_path: Path) -> None:
     """Against torch's own cross entropy and KL divergence of the same two passes."""
     rows, labels = rows_of(4), torch.tensor([0, 1, 2, 1])
@@ -198,20 +212,34 @@ def test_consistency_is_r_drop(tmp_path: Path) -> None:
     torch.testing.assert_close(loss, entropy + both_ways)
 
 
-def test_varlen_attn_is_called_as_torch_has_it() -> None:
+def test_varlen_attn_is_called_as_torch_has_it_and_as_it_had_it_before_grouped_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import functools
     import inspect
 
     from emotion_assets.models.transformer import attention
 
     varlen = pytest.importorskip("torch.nn.attention.varlen")
-    signature = inspect.signature(varlen.varlen_attn)
     bound: list[dict[str, Any]] = []
-    q, k = torch.zeros(5, 4, 8), torch.zeros(5, 2, 8)
+
+    @functools.wraps(varlen.varlen_attn)  # with its signature
+    def now(*args: Any, **options: Any) -> torch.Tensor:
+        bound.append(inspect.signature(now).bind(*args, **options).arguments)
+        return torch.zeros_like(args[0])
+
+    def before(query, key, value, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+        bound.append(locals())
+        return torch.zeros_like(query)
+
+    q, k = torch.zeros(5, 4, 8), torch.arange(2.0)[None, :, None].expand(5, 2, 8)
     ends = torch.tensor([0, 5])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(varlen, "varlen_attn", lambda *a, **b: bound.append(signature.bind(*a, **b).arguments))
+    for function in (now, before):
+        monkeypatch.setattr(varlen, "varlen_attn", function)
         attention._load_torch_varlen()(q, k, k, ends, ends, 5, 5, True, 0.5, 0.0)
-    assert bound[0]["window_size"] == (-1, 0) and bound[0]["enable_gqa"] and bound[0]["scale"] == 0.5
+    assert all(call["window_size"] == (-1, 0) and call["scale"] == 0.5 for call in bound)
+    assert bound[0]["enable_gqa"] and bound[0]["key"].shape == k.shape
+    assert bound[1]["key"][0, :, 0].tolist() == [0, 0, 1, 1]  # of a group each query head has its key head
 
 
 def test_the_head_reads_what_transformers_sequence_classification_reads(tmp_path: Path) -> None:

@@ -100,17 +100,18 @@ def new_classifier(
     base_folder: Path, model: TransformerModel, config: ClassifierConfig, runtime: Runtime, backend: Backend
 ) -> Classifier:
     """The untrained classifier on top of a base checkpoint, with new adapters and a new head."""
-    backbone, needs_autocast = load_backbone(base_folder, config, runtime), True
+    backbone, problem = load_backbone(base_folder, config, runtime), ""
     if model.method == "lora":
         backbone = add_adapters(backbone, model.lora, causal_head=config.objective == "instruction")
         speed_up_adapters(backbone)
-        if runtime.device.type == "cuda" and not model.compile:
-            needs_autocast = not launch_fewer_kernels(backbone)
+        if runtime.device.type == "cuda":
+            problem = "parts are compiled" if model.compile else launch_fewer_kernels(backbone)
     if model.compile:
         compile_parts(backbone)
-    classifier = Classifier(
-        backbone, config, backend, model.head_dropout, model.embedding_dropout, needs_autocast=needs_autocast
-    )
+    classifier = Classifier(backbone, config, backend, model.head_dropout, model.embedding_dropout)
+    if model.method == "lora" and runtime.device.type == "cuda":
+        classifier.needs_autocast = bool(problem)
+        classifier.step = f"adapter by adapter ({problem})" if problem else "in few kernels"
     return classifier.to(runtime.device)
 
 

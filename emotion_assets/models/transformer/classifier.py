@@ -63,12 +63,11 @@ class Classifier(nn.Module):
         backend: Backend,
         head_dropout: float = 0.0,
         embedding_dropout: float = 0.0,
-        needs_autocast: bool = True,
     ) -> None:
-        """``needs_autocast``: whether the backbone mixes number formats (see ``fewer_kernels``)."""
         super().__init__()
         self.backbone, self.config, self.backend = backbone, config, backend
-        self.needs_autocast = needs_autocast
+        self.needs_autocast = True  # the backbone mixes number formats; not so after ``launch_fewer_kernels``
+        self.step = ""  # how a training step is computed, where there is a choice
         base: Any = backbone.config
         self.causal = base.model_type in CAUSAL_MODEL_TYPES
         self.first_position = first_position(base)

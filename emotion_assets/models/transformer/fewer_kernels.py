@@ -17,22 +17,26 @@ output and gradients against ``lora``'s, ``emotion_assets_tests/fake_cuda/test_l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from emotion_assets.models.transformer.attention import packed_attention
+from emotion_assets.models.transformer.attention import TOLERANCE, packed_attention
 from emotion_assets.models.transformer.lora import is_plain
 
 ATTENTION_PARTS, MLP_PARTS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
-def launch_fewer_kernels(model: Any) -> bool:
-    """Change a PEFT model, whose weights are on their device, to train in fewer kernels; returns whether it fits it.
+def launch_fewer_kernels(model: Any) -> str:
+    """Change a PEFT model, whose weights are on their device, to train in fewer kernels.
 
-    It does where all that is frozen is held in one half-precision format, and all that is trained are plain adapters.
+    It can be changed where all that is frozen is held in one half-precision format, where all that is trained are plain
+    adapters, and where the kernels agree with plain products on a small example on this very device.
+
+    Returns:
+        Why it was left as it is; empty if it was changed.
     """
     from peft.tuners.lora.layer import LoraLayer
 
@@ -40,8 +44,12 @@ def launch_fewer_kernels(model: Any) -> bool:
     adapters = {id(p) for layer in adapted for part in (layer.lora_A, layer.lora_B) for p in part.parameters()}
     kinds = {p.dtype for p in model.parameters() if id(p) not in adapters}
     others = any(p.requires_grad and id(p) not in adapters for p in model.parameters())
-    if others or len(kinds) != 1 or torch.float32 in kinds or not all(map(is_plain, adapted)):
-        return False
+    if others or not all(map(is_plain, adapted)):
+        return "something else than plain adapters is trained"
+    if len(kinds) != 1 or torch.float32 in kinds:
+        return "the base is not held in one half-precision format"
+    if problem := _problem(adapted[0].base_layer.weight.device, next(iter(kinds))):
+        return problem
     groups = _join_parts(model)
     joined = {id(layer) for group in groups for layer in group.layers}
     for layer in adapted:
@@ -54,7 +62,52 @@ def launch_fewer_kernels(model: Any) -> bool:
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = MethodType(_norm, module)
-    return True
+    return ""
+
+
+def _problem(device: torch.device, kind: torch.dtype) -> str:
+    """Why the kernels cannot be relied on here: an error, or a wrong result for two layers with a rotary embedding."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    layers = []
+    for outputs in (64, 32):
+        adapters = [SimpleNamespace(weight=nn.Parameter(draw(*shape))) for shape in ((8, 64), (outputs, 8))]
+        base = SimpleNamespace(weight=draw(outputs, 64).to(kind), bias=None)
+        layers.append(
+            SimpleNamespace(base_layer=base, lora_A={"": adapters[0]}, lora_B={"": adapters[1]}, scaling={"": 0.5})
+        )
+    x, angle, *factors = draw(5, 64), draw(5, 1, 8), draw(5, 64), draw(5, 32), draw(5, 32)
+    cos, sine = torch.cat([angle.cos()] * 2, -1), torch.cat([-angle.sin(), angle.sin()], -1)
+    try:
+        group = _Group(layers)
+        _HalfCopies([group], kind).refresh()
+        a, b = group.adapters
+        results = []
+        for exact in (True, False):
+            leaf = x.clone().to(torch.float32 if exact else kind).requires_grad_()
+            if exact:
+                weights = zip(group.weight.float().split(group.sizes), a, b, strict=True)
+                first, second = (leaf @ w.t() + 0.5 * leaf @ down.t() @ up.t() for w, down, up in weights)
+                heads = first.view(5, -1, 16)
+                first = (heads * cos + heads.roll(8, -1) * sine).flatten(1)
+            else:
+                first, second = group(leaf, group.sizes, (cos.to(kind), sine.to(kind)))
+            normed = _norm(SimpleNamespace(weight=torch.ones_like(second[0]), variance_epsilon=1e-6), second)
+            outputs = [part.float() for part in (first, second, normed)]
+            torch.stack([(part * factor).sum() for part, factor in zip(outputs, factors, strict=True)]).sum().backward()
+            results.append([*outputs, leaf.grad, *(p.grad for p in (*a, *b))])
+            for p in (*a, *b):
+                p.grad = None
+    except Exception as error:  # a kernel that this GPU, or this torch, does not have
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    for mine, reference in zip(results[1], results[0], strict=True):
+        difference = ((mine.float() - reference).norm() / reference.norm()).item()
+        if not difference < TOLERANCE:
+            return f"the kernels differ from plain products by {difference:.1%} here"
+    return ""
 
 
 def _join_parts(model: Any) -> list[_Group]:

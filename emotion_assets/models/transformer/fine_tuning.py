@@ -48,6 +48,8 @@ def fine_tune(model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
         save_classifier(classifier, run.target)
         tokenizer.save_pretrained(run.target / TOKENIZER_FOLDER)
     origin = {"attention": str(backend), "base": base.info["origin"], "base_digest": base.digest}
+    if classifier.step:
+        origin["step"] = classifier.step
     return describe_training(classifier, history, runtime) | origin
 
 
