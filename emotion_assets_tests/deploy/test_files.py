@@ -132,8 +132,11 @@ def test_the_cluster_runs_what_the_compose_file_runs() -> None:
     assert values["concurrency"]["pools"]["defaultLimit"] == own["concurrency"]["pools"]["default_limit"]
     daemon = values["dagsterDaemon"]
     for key, section in (("runMonitoring", "run_monitoring"), ("runRetries", "run_retries")):
-        shared = {re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name): value for name, value in daemon[key].items()}
-        assert shared | own[section] == shared, f"{key} lacks what dagster.yaml says"
+        shared = {
+            re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name): str(value) for name, value in daemon[key].items()
+        }
+        wanted = {name: str(value) for name, value in own[section].items()}
+        assert shared | wanted == shared, f"{key} lacks what dagster.yaml says"
     scheme = yaml.safe_load((DEPLOY / "dagster.storage.yaml").read_text("utf-8"))["storage"]["postgres"]["postgres_db"]
     assert values["postgresql"]["postgresqlScheme"] == scheme["scheme"]
     assert values["dagsterWebserver"]["enableReadOnly"]
