@@ -130,6 +130,13 @@ def test_the_cluster_runs_what_the_compose_file_runs() -> None:
         "a run on another node than the home"
     )
     assert values["concurrency"]["pools"]["defaultLimit"] == own["concurrency"]["pools"]["default_limit"]
+    daemon = values["dagsterDaemon"]
+    for key, section in (("runMonitoring", "run_monitoring"), ("runRetries", "run_retries")):
+        shared = {
+            re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name): str(value) for name, value in daemon[key].items()
+        }
+        wanted = {name: str(value) for name, value in own[section].items()}
+        assert shared | wanted == shared, f"{key} lacks what dagster.yaml says"
     scheme = yaml.safe_load((DEPLOY / "dagster.storage.yaml").read_text("utf-8"))["storage"]["postgres"]["postgres_db"]
     assert values["postgresql"]["postgresqlScheme"] == scheme["scheme"]
     assert values["dagsterWebserver"]["enableReadOnly"]
@@ -137,6 +144,16 @@ def test_the_cluster_runs_what_the_compose_file_runs() -> None:
     (claim,) = values["extraManifests"]
     assert claim["metadata"]["name"] == code["volumes"][0]["persistentVolumeClaim"]["claimName"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def test_pools_that_are_named_are_pools_of_the_graph() -> None:
+    from emotion_assets.defs import resources
+
+    pools = {value for name, value in vars(resources).items() if name.endswith("_POOL")}
+    texts = [(DEPLOY / "helm" / "values.yaml").read_text("utf-8"), (PROJECT / "docs" / "deploy.md").read_text("utf-8")]
+    for text in texts:
+        assert set(re.findall(r"pool `(\w+)`", text.replace("\n", " ").replace("# ", ""))) <= pools
+        assert "pool `" in text.replace("\n", " ").replace("# ", "")
 
 
 def test_dagster_plus_reads_the_location() -> None:
