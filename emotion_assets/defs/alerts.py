@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Sequence
 
 import dagster as dg
@@ -53,6 +52,8 @@ def _reason(event: dg.DagsterEvent) -> str:
 def post(webhook: str, line: str, run_id: str) -> str | None:
     """Send the line as JSON, ``text`` and ``run_id``, as chat services take it; what was wrong if that did not work.
     The address may hold a secret and is not repeated."""
+    import urllib.request
+
     body = json.dumps({"text": line, "run_id": run_id}).encode()
     request = urllib.request.Request(webhook, body, {"Content-Type": "application/json"})
     try:

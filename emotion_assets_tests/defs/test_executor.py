@@ -24,11 +24,8 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 def test_whatever_loads_a_model_takes_the_pool(profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMOTION_PROFILE", profile)
     defs = build_defs({"home": tmp_path})
-    pools = {
-        asset.key.to_user_string(): asset.op.pool
-        for asset in defs.resolve_asset_graph().assets_defs
-        if asset.is_executable
-    }
+    assets = [asset for asset in defs.resolve_asset_graph().assets_defs if asset.is_executable]
+    pools = {key.to_user_string(): asset.op.pool for asset in assets for key in asset.keys}
     models = {key for key in pools if key.startswith(("predictions/", "baseline_models/", "llama3_lora_model"))}
     assert models and {pools[key] for key in models | {"scored_feedback"}} == {"gpu"}
     built_here = profile == "embedded"
@@ -66,4 +63,4 @@ def test_a_blocked_step_says_which_run_has_the_slot(instance: dg.DagsterInstance
     event = DagsterEvent(DagsterEventType.ENGINE_EVENT.value, "one_step", event_specific_data=data, step_key="waits")
     said = describe_wait(instance, event)
     assert said == "waits waits for a slot of the pool gpu: baseline_models__bigru of run 01234567"
-    assert describe_wait(instance, DagsterEvent(DagsterEventType.ENGINE_EVENT.value, "one_step")) is None
+    assert describe_wait(instance, DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, "one_step")) is None
