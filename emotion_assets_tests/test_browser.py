@@ -180,7 +180,9 @@ def test_the_graph_shows_every_asset(ui: Ui, page: Any, pictures: Path) -> None:
     page.get_by_text("evaluation").first.wait_for()
     page.get_by_role("button", name="Hide navigation").click()
     page.wait_for_timeout(2000)
-    page.keyboard.press("Alt+e")  # opens all groups
+    page.keyboard.press("Alt+e")  # opens all groups, which the address remembers
+    page.wait_for_url("**expanded=**")
+    page.reload()  # fits what is open into the window
     for name in ("raw_emoti…_dataset", "bert_tiny", "evaluation_table", "champion_model", "feedback_report"):
         page.get_by_text(name).first.wait_for()
     assert page.get_by_text("bert_base").count() >= 2
