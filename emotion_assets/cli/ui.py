@@ -39,7 +39,8 @@ def main() -> int:
     """Run until interrupted or until Dagster ends, and return the exit code."""
     try:
         settings = load_settings()
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in the background deaf to the first
+            signal.signal(number, _interrupt)
         with _serving_reports(settings), _running_dagster(settings) as (dagster, address):
             _wait_until_it_answers(dagster, address)
             print(f"The asset graph: {address}\nThe pages: {settings.reports_url}\nCtrl-C ends both.", flush=True)

@@ -108,7 +108,7 @@ def _evaluation_table(settings: Settings) -> dg.AssetsDefinition:
         automation_condition=follow_any_predictions(GROUP),
         description=(
             "Every model on the same rows: accuracy, F1, calibration, confusion, cost and paired differences, with 95% "
-            "intervals, in DuckDB and as a page."
+            f"intervals, in DuckDB and as [a page]({settings.reports_url}/evaluation.html)."
         ),
     )
     @user_errors_as_failures
@@ -179,18 +179,27 @@ def evaluation_metadata(workspace: Workspace) -> dict[str, Any]:
 
 
 def short_leaderboard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns that fit beside each other on an asset's page; the page of the evaluation has them all."""
     return [
         {
             "model": f"{row['model']} (published)" if row["published"] else row["model"],
-            "accuracy": row["accuracy"],
-            "95% interval": f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
-            "macro F1": row["macro_f1"],
-            "calibration error": row["ece"],
-            "parameters": row["total_parameters"],
-            "texts/s": row["texts_per_second"],
+            "accuracy": f"{row['accuracy']:.3f}",
+            "95%": f"{row['accuracy_low']:.3f}–{row['accuracy_high']:.3f}",
+            "macro F1": "" if row["macro_f1"] is None else f"{row['macro_f1']:.3f}",
+            "weights": "" if row["total_parameters"] is None else _short_count(row["total_parameters"]),
+            "texts/s": "" if row["texts_per_second"] is None else f"{row['texts_per_second']:,.0f}",
         }
         for row in rows
     ]
+
+
+def _short_count(n: int) -> str:
+    """Three digits and a unit: 137958 is 138k."""
+    for unit in ("", "k", "M"):
+        if n < 999.5:
+            return f"{n:.3g}{unit}"
+        n = n / 1000  # type: ignore[assignment]
+    return f"{n:.3g}G"
 
 
 class ChampionConfig(dg.Config):

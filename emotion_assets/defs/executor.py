@@ -22,6 +22,9 @@ from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import EVALUATION, predictions_key
 from emotion_assets.storage.locks import WORD_SECONDS
 
+PRELOADED = ["emotion_assets.defs.build", "pandas", "duckdb", "pyarrow.parquet"]
+"""Imported once for each run, in the process that the steps are forked from: nearly every step needs them."""
+
 
 def step_executor(settings: Settings) -> dg.ExecutorDefinition:
     """Steps in processes forked from one that has the imports behind it, ``parallel_steps`` of them side by side."""
@@ -41,7 +44,7 @@ def step_executor(settings: Settings) -> dg.ExecutorDefinition:
     return tolerant_executor.configured(
         {
             "max_concurrent": settings.parallel_steps,
-            "start_method": {"forkserver": {"preload_modules": ["emotion_assets.defs.build"]}},
+            "start_method": {"forkserver": {"preload_modules": PRELOADED}},
         }
     )
 

@@ -66,6 +66,12 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def homes(home: Path) -> dict[str, str]:
+    """A home of the test's own, also where the project has a ``.env``, which dagster reads."""
+    (home / "dagster").mkdir()
+    return {"EMOTION_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
+
+
 def test_the_graph_has_the_assets_of_the_design_in_their_groups(specs: dict[str, dg.AssetSpec]) -> None:
     found: dict[str, list[str]] = {}
     for key, spec in specs.items():
@@ -135,7 +141,7 @@ def test_loading_the_definitions_imports_nothing_heavy() -> None:
 def test_dagster_definitions_validate_passes_without_a_deprecation_warning(profile: str, tmp_path: Path) -> None:
     done = run(
         "-W", "error::DeprecationWarning:emotion_assets", "-m", "dagster", "definitions", "validate",
-        EMOTION_PROFILE=profile, DAGSTER_HOME=str(tmp_path),
+        EMOTION_PROFILE=profile, **homes(tmp_path),
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -147,7 +153,7 @@ def test_dagster_definitions_validate_passes_without_a_deprecation_warning(profi
 def test_a_broken_profile_is_one_line_that_names_the_key(tmp_path: Path) -> None:
     profile = tmp_path / "mine.yaml"
     profile.write_text("description: x\nlabels: [a, b]\ndatset: {}\nmodels: {tfidf_svm: {method: tfidf_svm}}\n")
-    done = run("-m", "dagster", "definitions", "validate", EMOTION_PROFILE=str(profile), DAGSTER_HOME=str(tmp_path))
+    done = run("-m", "dagster", "definitions", "validate", EMOTION_PROFILE=str(profile), **homes(tmp_path))
     assert done.returncode != 0
     assert f"{profile}: key 'datset' does not exist; did you mean 'dataset'?" in done.stdout + done.stderr
 
