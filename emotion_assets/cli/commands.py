@@ -138,18 +138,28 @@ def export(
     review: Annotated[
         Path | None, typer.Option(help="write the rows that wait for a person here (.xlsx or .csv)")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="a model of the profile, for plain transformers; with --to")] = None,
+    to: Annotated[Path | None, typer.Option(help="the new folder for --model")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="of --model the adapter alone, for PEFT")] = False,
 ) -> None:
-    """Write the champion's scores, or the review queue, to a file."""
+    """Write the champion's scores or the review queue to a file, or a model to a folder that transformers loads."""
     from emotion_assets.review.queue import export_review
     from emotion_assets.storage.exports import export_scores
 
-    if scores is None and review is None:
-        raise UserError("nothing to export; give --scores FILE or --review FILE")
+    if (model is None) != (to is None) or (adapter and model is None):
+        raise UserError("--model, --to: belong together; give --model NAME --to FOLDER (and --adapter)")
+    if scores is None and review is None and model is None:
+        raise UserError("nothing to export; give --scores FILE, --review FILE or --model NAME --to FOLDER")
     workspace = _workspace()
     if scores is not None:
         typer.echo(f"{export_scores(workspace.warehouse, scores)} rows written to {scores}")
     if review is not None:
         typer.echo(f"{export_review(workspace.warehouse, review, workspace.settings.labels)} rows written to {review}")
+    if model is not None and to is not None:
+        from emotion_assets.cli.model_export import export_model
+
+        for line in export_model(workspace, model, to, adapter):
+            typer.echo(line)
 
 
 @app.command(name="import")

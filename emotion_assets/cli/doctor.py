@@ -47,12 +47,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     from emotion_assets.models.transformer.attention import choose_backend
-    from emotion_assets.training.runtime import choose_runtime, describe_dtype, describe_gpu
+    from emotion_assets.training.runtime import choose_runtime, describe_dtype, describe_gpu, has_apple_gpu
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield Finding("CPU", "ok", f"{os.cpu_count()} cores, {memory:.0f} GiB of memory")
     if gpu := describe_gpu():
         yield Finding("GPU", "ok", gpu)
+    elif has_apple_gpu():
+        detail = "Apple's, not in use: EMOTION_DEVICE=mps trains and scores on it, which was not measured on one yet"
+        yield Finding("GPU", "note", detail)
     else:
         yield Finding("GPU", "note", "none that torch can use; the profiles embedded, pretrained and laptop do without")
     runtime = choose_runtime()

@@ -170,6 +170,8 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         for model in settings.models.values()
     )
     instruction = settings.instruction if prompted else None
+    system = settings.system if prompted else ""
+    prompt = (instruction, system) if system else instruction
 
     @dg.asset(
         key=tokens_key(name),
@@ -177,7 +179,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"tokens", "parquet", "huggingface"},
-        code_version=_code_version(settings, versions.TOKENS, tokenizer.model_dump(mode="json"), instruction),
+        code_version=_code_version(settings, versions.TOKENS, tokenizer.model_dump(mode="json"), prompt),
         op_tags=STARTS_FIRST,
         automation_condition=follow_inputs(),
         description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
@@ -186,7 +188,7 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
     def tokenised_splits(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
-        folder = _tokens(workspace, name, instruction)
+        folder = _tokens(workspace, name, instruction, system)
         statistics = folder.info["splits"]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(folder.digest),
@@ -204,22 +206,31 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
     return tokenised_splits
 
 
-def _tokens(workspace: Workspace, name: str, instruction: str | None) -> StoredFolder:
-    """The token folder of a family: recalled for a dataset seen before, since WordPiece training is not repeatable."""
+def _tokens(workspace: Workspace, name: str, instruction: str | None, system: str = "") -> StoredFolder:
+    """The token folder of a family: recalled for a dataset seen before, since WordPiece training is not repeatable.
+
+    Not recalled are prompts that hold the date of the day they were made: scoring could not make them again.
+    """
     from emotion_assets.dataset.splits import read_splits
-    from emotion_assets.models.transformer.tokens import make_tokenizer, write_tokens
+    from emotion_assets.models.transformer.tokens import hold_a_live_date, make_tokenizer, write_tokens
 
     settings, store = workspace.settings, workspace.store
     dataset, tokenizer = store.current(RAW_DATASET), settings.tokenizers[name]
     recipe = fingerprint(
-        versions.TOKENS, tokenizer.model_dump(mode="json"), settings.labels, instruction, dataset.digest
+        versions.TOKENS,
+        tokenizer.model_dump(mode="json"),
+        settings.labels,
+        (instruction, system) if system else instruction,
+        dataset.digest,
     )
     folder = store.recall(recipe)
-    if folder is None:
+    if folder is None or hold_a_live_date(folder):
         splits = read_splits(dataset)
         with store.writing("tokens") as draft:
             made = make_tokenizer(tokenizer, splits["train"]["text"].tolist(), name)
-            statistics = write_tokens(draft.path, made, splits, settings.labels, tokenizer.max_length, instruction)
+            statistics = write_tokens(
+                draft.path, made, splits, settings.labels, tokenizer.max_length, instruction, system
+            )
             folder = draft.finish({"splits": statistics, "vocab_size": len(made)})
     workspace.publish(tokens_key(name), "tokens", folder, recipe)
     return folder

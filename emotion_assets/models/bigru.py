@@ -20,6 +20,7 @@ from emotion_assets.models.kinds.bigru import BiGru
 from emotion_assets.models.networks import accuracy_of, describe_training, require_finite, score_in_batches
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training import distributed
+from emotion_assets.training.loss import label_weights, summed_cross_entropy
 from emotion_assets.training.runtime import choose_runtime, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
 
@@ -101,16 +102,20 @@ def train_bigru(settings: BiGru, run: TrainingRun) -> dict[str, Any]:
     rows = [vocabulary.encode(text, settings.max_length) for text in train["text"]]
     validation_rows = [vocabulary.encode(text, settings.max_length) for text in validation["text"]]
     runtime = choose_runtime("fp32")
-    targets = torch.tensor([index[label] for label in train["label"]], device=runtime.device)
+    labels = np.array([index[label] for label in train["label"]])
+    targets = torch.from_numpy(labels).to(runtime.device)
+    weights = label_weights(settings.training, labels, len(run.labels))
+    on_device = None if weights is None else torch.from_numpy(weights).to(runtime.device)
     validation_targets = np.array([index[label] for label in validation["label"]])
     smoothing = settings.training.label_smoothing
     set_seed(run.seed)
     model = BiGruClassifier(len(vocabulary), settings, len(run.labels)).to(runtime.device)
 
-    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
-        scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
-        loss = torch.nn.functional.nll_loss(scores, targets[list(chosen)], reduction="sum")
-        return (1 - smoothing) * loss - smoothing * scores.mean(1).sum(), len(chosen)
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, float]:
+        picked = list(chosen)
+        scores = model.log_probabilities([rows[i] for i in picked], runtime.device)
+        loss = summed_cross_entropy(scores, targets[picked], smoothing, on_device)
+        return loss, len(picked) if weights is None else float(weights[labels[picked]].sum())
 
     def evaluate() -> float:
         return accuracy_of(model, validation_rows, validation_targets, runtime)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import ModelSettings, Settings
 from emotion_assets.storage.keys import RAW_DATASET
 from emotion_assets.storage.store import Store, StoredFolder
@@ -60,6 +61,25 @@ class Scorer(ABC):
         """Which texts are longer than the model reads; they are scored on their beginning."""
 
 
+@dataclass(frozen=True)
+class Export:
+    """A model as a folder that another library loads.
+
+    Attributes:
+        library: ``transformers`` or ``peft``.
+        loaded_by: the class that loads it.
+        code: Python that defines ``probabilities(text, temperature)``, for the model card.
+        format: the number format of the weights.
+        base: the name of the base on the Hub and its revision; None where it is not from there.
+    """
+
+    library: str
+    loaded_by: str
+    code: str
+    format: str
+    base: tuple[str, str] | None
+
+
 class Kind(ABC, Generic[S]):
     """A kind of model."""
 
@@ -98,3 +118,15 @@ class Kind(ABC, Generic[S]):
         Raises:
             StoreError: something that it needs is not in the store any more, or was altered.
         """
+
+    def export(self, model: StoredFolder, store: Store, target: Path, temperature: float, adapter: bool) -> Export:
+        """Write a stored model into the folder ``target`` for plain transformers; with ``adapter``, for PEFT, without
+        its base.
+
+        Args:
+            temperature: of the calibration, noted in the model's config.
+
+        Raises:
+            DataError: no class of transformers computes what the model computes.
+        """
+        raise DataError(f"{self.name} is no model of transformers; {model.path} holds it as JSON and safetensors")

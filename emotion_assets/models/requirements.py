@@ -40,9 +40,16 @@ def gpu_problem(needed_gb: float) -> str | None:
     """What is wrong with this machine's GPU for a base that needs ``needed_gb`` (10^9 bytes) of its memory."""
     import torch
 
+    from emotion_assets.training.runtime import choose_device
+
     if not needed_gb:
         return None
     fix = "run on a larger machine, or use EMOTION_PROFILE=laptop"
+    if choose_device().type == "mps":
+        memory = torch.mps.recommended_max_memory() / 1e9
+        return (
+            None if memory >= needed_gb else f"needs a GPU with {needed_gb:g} GB, Apple's may use {memory:.0f}; {fix}"
+        )
     if not torch.cuda.is_available():
         return f"needs a CUDA GPU with {needed_gb:g} GB, and torch finds none here; {fix}"
     properties = torch.cuda.get_device_properties(0)

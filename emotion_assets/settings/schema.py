@@ -89,6 +89,14 @@ class TokenizerSettings(Frozen):
     max_length: Annotated[int, Field(ge=8, le=8192)] = 512
 
 
+def unless_used(default: Any) -> Any:
+    """Leave a setting out of what it is written as while it has its default.
+
+    For keys that came after models were stored: a recipe that does not use them stays the one it was.
+    """
+    return Field(exclude_if=lambda value: value == default)
+
+
 class Training(Frozen):
     """How weights are fitted. ``min_steps`` repeats epochs on a small set until that many optimiser steps are done."""
 
@@ -105,11 +113,21 @@ class Training(Frozen):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     keep: Literal["best", "last"] = "best"
+    patience: Annotated[
+        int | None,
+        unless_used(None),
+        Field(ge=1, description="epochs without a better validation accuracy that end it"),
+    ] = None
+    class_weights: Annotated[
+        Literal["none", "balanced"], unless_used("none"), Field(description="balanced: a rare label's rows count more")
+    ] = "none"
 
     @model_validator(mode="after")
-    def _decay_has_its_optimizer(self) -> Training:
+    def _keys_fit_together(self) -> Training:
         if self.optimizer == "adam" and self.weight_decay:
             raise ValueError("weight_decay needs optimizer: adamw")
+        if self.patience is not None and self.keep == "last":
+            raise ValueError("patience waits for a better epoch, so the best one is kept; set keep: best")
         return self
 
 
@@ -141,6 +159,13 @@ class PretrainedHere(Frozen):
     pretrain: Training
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
 
+    @model_validator(mode="after")
+    def _reads_no_labels(self) -> PretrainedHere:
+        for key in ("patience", "class_weights"):
+            if getattr(self.pretrain, key) != Training.model_fields[key].default:
+                raise ValueError(f"pretrain.{key} needs labels, which pre-training does not read; take it out")
+        return self
+
 
 class BaseSettings(Frozen):
     tokenizer: str
@@ -160,6 +185,12 @@ class Lora(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: str | list[str] = "all-linear"
     train_embeddings: bool = False
+    use_rslora: Annotated[
+        bool, unless_used(False), Field(description="scale by alpha / sqrt(rank), not alpha / rank (rsLoRA)")
+    ] = False
+    use_dora: Annotated[
+        bool, unless_used(False), Field(description="train each weight's magnitude beside its direction (DoRA)")
+    ] = False
 
 
 class ModelSettings(Frozen):
@@ -244,6 +275,7 @@ class Settings(Frozen):
     dataset: DatasetSettings
     labels: Annotated[tuple[Name, ...], Field(min_length=2)]
     instruction: str = "Do emotion classification for data in the following text."
+    system: Annotated[str, Field(description="system prompt of the chat template, before the instruction")] = ""
     seed: int = 17
     tokenizers: dict[Annotated[str, Field(pattern=NAME)], TokenizerSettings] = Field(default_factory=dict)
     bases: dict[Annotated[str, Field(pattern=NAME)], BaseSettings] = Field(default_factory=dict)

@@ -38,8 +38,9 @@ from emotion_assets.training.transfer import HostCopy
 REPORT_SECONDS = 5.0
 SMALLEST_LOSS_SCALE = 2.0**-10
 
-LossFunction = Callable[[Sequence[int]], tuple[torch.Tensor, int]]
-"""Row indices -> the loss summed over these rows' targets (a scalar) and the number of those targets."""
+LossFunction = Callable[[Sequence[int]], tuple[torch.Tensor, float]]
+"""Row indices -> the loss summed over these rows' targets (a scalar) and the number, or summed weight, of those
+targets: at least 1 where there is one."""
 
 
 class TrainingError(UserError):
@@ -127,7 +128,8 @@ class Trainer:
         """Train to the end, or to the end from where ``resume_state`` left off.
 
         With ``training.keep == "best"`` the weights of the epoch with the highest score are kept, of equal scores the
-        earliest's; else those of the last epoch.
+        earliest's; else those of the last epoch. With ``training.patience`` it ends after that many epochs without a
+        higher score; the learning rate follows the schedule of all epochs until then.
 
         Raises:
             TrainingError: a loss or gradient that is not finite.
@@ -139,13 +141,15 @@ class Trainer:
             order = torch.randperm(self.task.rows, generator=generator).tolist()  # drawn for finished epochs as well
             if epoch <= self.position.epochs_done:
                 continue
+            if self._patience_is_spent():
+                break
             self._train_epoch(epoch, order, report, resume_state)
             self._evaluate(epoch)
             self.position.epochs_done = epoch
         self._load_kept_weights()
         self.task.module.eval()
         self.history.seconds = time.monotonic() - self._started
-        self.history.rows_per_second = self.epochs * self.task.rows / self.position.stepping
+        self.history.rows_per_second = self.position.epochs_done * self.task.rows / self.position.stepping
         return self.history
 
     def step(self, rows: Sequence[int]) -> None:
@@ -288,6 +292,11 @@ class Trainer:
             self.position.best, self.history.best_epoch = score, epoch
             self.kept_weights = [p.detach().clone() for p in self.parameters]
 
+    def _patience_is_spent(self) -> bool:
+        """Whether the last ``training.patience`` epochs gave no higher score than the best before them."""
+        patience = self.training.patience
+        return patience is not None and len(self.history.scores) - self.history.best_epoch >= patience
+
     def _load_kept_weights(self) -> None:
         """End with the weights of the best epoch, or with the last ones where none were kept."""
         if not self.kept_weights:
@@ -297,7 +306,7 @@ class Trainer:
             for parameter, weights in zip(self.parameters, self.kept_weights, strict=True):
                 parameter.copy_(weights)
 
-    def _accumulate_gradients(self, rows: Sequence[int]) -> tuple[torch.Tensor, int]:
+    def _accumulate_gradients(self, rows: Sequence[int]) -> tuple[torch.Tensor, float]:
         """``_gradients``, with less memory from here on if what it takes now does not fit."""
         while (sums := self._gradients_that_fit(rows)) is None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -305,7 +314,7 @@ class Trainer:
                 torch.cuda.empty_cache()
         return sums
 
-    def _gradients_that_fit(self, rows: Sequence[int]) -> tuple[torch.Tensor, int] | None:
+    def _gradients_that_fit(self, rows: Sequence[int]) -> tuple[torch.Tensor, float] | None:
         """``_gradients``; None where memory ran out and the next attempt takes less.
 
         First come fewer rows in a forward pass, down to one, then activations that are computed again. What filled the
@@ -325,12 +334,12 @@ class Trainer:
                 raise
         return None
 
-    def _gradients(self, rows: Sequence[int]) -> tuple[torch.Tensor, int]:
+    def _gradients(self, rows: Sequence[int]) -> tuple[torch.Tensor, float]:
         """Add to each ``grad`` the gradient of this process's summed loss, divided by the number of rows in the step.
 
         Returns the summed loss and the number of targets of this process, ``[2]`` on the device, and that number.
         """
-        sums, counted = torch.zeros(2, dtype=torch.float64, device=self.runtime.device), 0
+        sums, counted = torch.zeros(2, dtype=self.runtime.sum_dtype, device=self.runtime.device), 0.0
         mine, size = distributed.shard(rows), self.history.rows_per_forward
         for start in range(0, len(mine), size):
             with self.runtime.autocast():

@@ -64,7 +64,7 @@ def _move_together(tensors: Sequence[torch.Tensor], device: torch.device) -> lis
     buffer = torch.empty(end, dtype=torch.uint8, pin_memory=True)
     for tensor, start in zip(tensors, starts, strict=True):
         buffer[start : start + tensor.nbytes].view(tensor.dtype).copy_(tensor.reshape(-1))
-    there = buffer.to(device, non_blocking=True)
+    there = buffer.to(device, non_blocking=device.type == "cuda")  # from memory that is pinned
     return [
         there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         for tensor, start in zip(tensors, starts, strict=True)

@@ -29,7 +29,10 @@ def finished(demo: tuple[Terminal, object], tmp_path: Path) -> Terminal:
     [
         (["leaderboard"], "holds no evaluation yet; materialise evaluation_table first"),
         (["score", "hello"], "champion_model was not materialised yet"),
-        (["export"], "nothing to export; give --scores FILE or --review FILE"),
+        (["export"], "nothing to export; give --scores FILE, --review FILE or --model NAME --to FOLDER"),
+        (["export", "--model", "bert_base"], "--model, --to: belong together; give --model NAME --to FOLDER"),
+        (["export", "--model", "x", "--to", "out"], "--model x: not a model of the profile; use llama3_lora_model,"),
+        (["export", "--model", "bigru", "--to", "out"], "baseline_models/bigru was not materialised yet"),
         (["score", "x" * 300], "champion_model was not materialised yet"),
         (["score", " "], "nothing to score; give a line of text, or the path of a feedback file"),
         (["score", "emotion_assets"], "emotion_assets: is a folder; give one file of it"),

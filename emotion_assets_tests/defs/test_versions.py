@@ -14,7 +14,7 @@ from emotion_assets.evaluation.predictions import predict
 from emotion_assets.jobs.process import TrainingJob
 from emotion_assets.settings import versions
 from emotion_assets.storage.keys import RAW_DATASET, model_key
-from emotion_assets.storage.store import Store
+from emotion_assets.storage.store import Store, fingerprint
 from emotion_assets_tests.worlds.evaluated import World, world
 
 __all__ = ["world"]
@@ -30,6 +30,18 @@ def predictions_recipe(world: World) -> str:
 
 def tokens_recipe(world: World) -> str:
     return recalled(world, lambda w: dataset_defs._tokens(w.workspace, "bert", None))
+
+
+def test_the_recipe_of_tokens_is_what_it_was_while_there_is_no_system_prompt(world: World) -> None:
+    settings = world.workspace.settings
+    dataset, tokenizer = world.workspace.store.current(RAW_DATASET), settings.tokenizers["bert"].model_dump(mode="json")
+    expected = fingerprint(versions.TOKENS, tokenizer, settings.labels, "Do it.", dataset.digest)
+
+    def recipe(system: str) -> str:
+        return recalled(world, lambda w: dataset_defs._tokens(w.workspace, "bert", "Do it.", system))
+
+    assert recipe("") == expected
+    assert recipe("Be kind.") != expected
 
 
 def stored(world: World) -> Any:

@@ -8,9 +8,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from emotion_assets.models.transformer.checkpoints import check_checkpoint, load_backbone
+from emotion_assets.models.transformer.checkpoints import check_checkpoint, load_backbone, save_config
+from emotion_assets.models.transformer.classifier import ClassifierConfig
 from emotion_assets.settings.errors import DataError
 from emotion_assets_tests.worlds.tiny import CPU, base_folder, classifier_config_of, config_of
+
+OLD_MODEL = {
+    "method": "full",
+    "objective": "head",
+    "pooling": "mean",
+    "labels": ["joy", "anger"],
+    "max_length": 64,
+    "base_digest": "d",
+    "instruction": "",
+    "answers": [],
+    "quantization": "none",
+    "precision": "auto",
+    "attention": "auto",
+    "kind": "transformer",
+}
+"""A ``model.json`` from before there were other heads and system prompts."""
+
+
+def test_a_model_of_before_is_read_and_described_as_before(tmp_path: Path) -> None:
+    """So that the same training gives the same digest, and what was made from it is found again."""
+    config = ClassifierConfig(**OLD_MODEL)  # type: ignore[arg-type]
+    assert (config.head, config.system) == ("linear", "")
+    save_config(config, tmp_path)
+    assert (tmp_path / "model.json").read_text(encoding="utf-8") == json.dumps(OLD_MODEL, indent=1)
 
 
 def test_a_base_without_config_is_refused(tmp_path: Path) -> None:

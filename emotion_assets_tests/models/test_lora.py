@@ -18,23 +18,23 @@ from emotion_assets.training.runtime import Runtime
 from emotion_assets_tests.worlds.tiny import CPU, HALF, base_folder, classifier_of, rows_of
 
 
-def _adapted(folder: Path, fast: bool) -> torch.nn.Module:
+def _adapted(folder: Path, fast: bool, **lora: bool) -> torch.nn.Module:
     from transformers import AutoModel
 
     torch.manual_seed(0)
-    model = add_adapters(AutoModel.from_pretrained(folder), Lora(rank=4), causal_head=False)
+    model = add_adapters(AutoModel.from_pretrained(folder), Lora(rank=4, **lora), causal_head=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
     if fast:
-        assert speed_up_adapters(model) == 2 * 7
+        assert speed_up_adapters(model) == (0 if lora.get("use_dora") else 2 * 7)
     return model  # type: ignore[no-any-return]
 
 
-def _run(folder: Path, fast: bool, mixed: bool) -> list[torch.Tensor]:
+def _run(folder: Path, fast: bool, mixed: bool, **lora: bool) -> list[torch.Tensor]:
     """Output and gradients."""
-    model = _adapted(folder, fast)
+    model = _adapted(folder, fast, **lora)
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         out = model(input_ids=torch.tensor(rows_of(1)), use_cache=False).last_hidden_state
     out.float().square().sum().backward()
@@ -45,6 +45,46 @@ def test_outputs_and_gradients_are_those_of_peft(tmp_path: Path) -> None:
     folder = base_folder(tmp_path / "base")
     for theirs, mine in zip(_run(folder, False, False), _run(folder, True, False), strict=True):
         assert (theirs - mine).norm() < 1e-5 * theirs.norm()
+
+
+def _peft_itself(folder: Path, **options: bool) -> torch.Tensor:
+    """The output of adapters that PEFT made and runs, without any code of ours."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="FEATURE_EXTRACTION", **options)
+    model = get_peft_model(AutoModel.from_pretrained(folder), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return model(input_ids=torch.tensor(rows_of(1)), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("key", ["use_rslora", "use_dora"])
+def test_a_variant_is_that_of_peft(tmp_path: Path, key: str) -> None:
+    """Its output, and through the faster forward pass its output and gradients; and it is another than plain LoRA's."""
+    folder = base_folder(tmp_path / "base")
+    theirs = _run(folder, False, False, **{key: True})
+    torch.testing.assert_close(theirs[0], _peft_itself(folder, **{key: True}))
+    for one, other in zip(theirs, _run(folder, True, False, **{key: True}), strict=True):
+        assert (one - other).norm() < 1e-5 * one.norm()
+    assert (theirs[0] - _peft_itself(folder)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("key", ["use_rslora", "use_dora"])
+def test_a_variant_is_merged_and_read_back(tmp_path: Path, key: str) -> None:
+    base = base_folder(tmp_path / "base")
+    classifier = classifier_of(base, pooling="max", lora={key: True}).eval()
+    with torch.no_grad():
+        for name, parameter in classifier.named_parameters():
+            if "lora_magnitude" in name:
+                parameter.mul_(1.1)
+        expected = classifier.log_probabilities(rows_of(5), CPU.device)
+        save_classifier(classifier, tmp_path)
+        loaded = load_classifier(StoredFolder(tmp_path, "m"), StoredFolder(base, "d"), CPU)
+        torch.testing.assert_close(loaded.log_probabilities(rows_of(5), CPU.device), expected, rtol=0, atol=1e-4)
 
 
 def test_in_mixed_precision_it_is_as_close_to_fp32_as_peft(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.attention import Backend, choose_backend
 from emotion_assets.models.transformer.checkpoints import new_classifier
-from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
+from emotion_assets.models.transformer.classifier import COUNT_FROM_PADDING, Classifier, ClassifierConfig
 from emotion_assets.models.transformer.tokens import make_tokenizer, write_tokens
 from emotion_assets.settings.schema import TokenizerSettings, TrainedTokenizer
 from emotion_assets.storage.store import Store, StoredFolder
@@ -46,7 +46,9 @@ def config_of(model_type: str, dropout: float = 0.0) -> Any:
         extra["head_dim"] = 8
     if model_type == "electra":
         extra["embedding_size"] = 24
-    return AutoConfig.for_model(model_type, **_WIDTHS, **extra)
+    if model_type in COUNT_FROM_PADDING:  # so that as many tokens fit as into the others
+        extra["max_position_embeddings"] = _WIDTHS["max_position_embeddings"] + 1
+    return AutoConfig.for_model(model_type, **_WIDTHS | extra)
 
 
 def base_folder(folder: Path, model_type: str = "llama", seed: int = 3, dropout: float = 0.0) -> Path:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from emotion_assets.models.kind import Kind, Scorer, TrainingRun
-from emotion_assets.settings.schema import Lora, ModelSettings, PretrainedHere, Settings, Training, require_name
+from emotion_assets.models.kind import Export, Kind, Scorer, TrainingRun
+from emotion_assets.settings.schema import (
+    Lora,
+    ModelSettings,
+    PretrainedHere,
+    Settings,
+    Training,
+    require_name,
+    unless_used,
+)
 from emotion_assets.storage.keys import base_key, tokens_key
 from emotion_assets.storage.store import Store, StoredFolder
 
@@ -19,6 +28,11 @@ class TransformerModel(ModelSettings):
     base: str
     objective: Literal["head", "instruction"] = "head"
     pooling: Literal["first", "last", "mean", "max"] = "last"
+    head: Annotated[
+        Literal["linear", "transformers"],
+        unless_used("linear"),
+        Field(description="transformers: the head of the base's own model for sequence classification"),
+    ] = "linear"
     embedding_dropout: Annotated[float, Field(ge=0, lt=1, description="of token vectors, while training")] = 0.0
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     consistency: Annotated[float, Field(ge=0, description="weight of R-Drop: two passes of a row shall agree")] = 0.0
@@ -52,11 +66,19 @@ class TransformerModel(ModelSettings):
                 ("pooling", self.pooling != "last"),
                 ("head_dropout", self.head_dropout),
                 ("consistency", self.consistency),
+                ("head", self.head != "linear"),
             ):
                 if given:
                     raise ValueError(f"{key} is of a head, which objective instruction does not have; take it out")
-            if self.training.label_smoothing:
-                raise ValueError("training.label_smoothing is for objective head; take it out")
+            for key, given in (
+                ("label_smoothing", self.training.label_smoothing),
+                ("class_weights", self.training.class_weights != "none"),
+            ):
+                if given:
+                    raise ValueError(f"training.{key} is for objective head; take it out")
+        if self.head == "transformers" and (self.pooling != "last" or self.head_dropout):
+            key = "pooling" if self.pooling != "last" else "head_dropout"
+            raise ValueError(f"{key} is of head: linear; the head of transformers has its own, take it out")
         drops = self.embedding_dropout or self.head_dropout or self.lora.dropout or self.method == "full"
         if self.consistency and not drops:
             raise ValueError("consistency compares two passes that differ by dropout; give an embedding_dropout too")
@@ -90,7 +112,8 @@ class TransformerKind(Kind[TransformerModel]):
 
     def describe(self, model: TransformerModel) -> str:
         how = f"LoRA adapters (rank {model.lora.rank})" if model.method == "lora" else "all weights"
-        read = "the label words" if model.objective == "instruction" else f"a {model.pooling}-pooled head"
+        head = f"a {model.pooling}-pooled head" if model.head == "linear" else "the classification head of transformers"
+        read = "the label words" if model.objective == "instruction" else head
         return f"{model.base} fine-tuned through {how}, read by {read}."
 
     def train(self, model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
@@ -102,3 +125,8 @@ class TransformerKind(Kind[TransformerModel]):
         from emotion_assets.models.transformer.scorer import TransformerScorer
 
         return TransformerScorer(model, store)
+
+    def export(self, model: StoredFolder, store: Store, target: Path, temperature: float, adapter: bool) -> Export:
+        from emotion_assets.models.transformer.export import export_model
+
+        return export_model(model, store, target, temperature, adapter)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from emotion_assets.models.kind import Kind, Scorer, TrainingRun
+from emotion_assets.models.kind import Export, Kind, Scorer, TrainingRun
 from emotion_assets.settings.schema import ModelSettings, PretrainedHere, Settings, require_name
 from emotion_assets.storage.keys import base_key, tokens_key
 from emotion_assets.storage.store import Store, StoredFolder
@@ -56,3 +57,8 @@ class ZeroShotKind(Kind[ZeroShotModel]):
         from emotion_assets.models.transformer.scorer import TransformerScorer
 
         return TransformerScorer(model, store)
+
+    def export(self, model: StoredFolder, store: Store, target: Path, temperature: float, adapter: bool) -> Export:
+        from emotion_assets.models.transformer.export import export_model
+
+        return export_model(model, store, target, temperature, adapter)

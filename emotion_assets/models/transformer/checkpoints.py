@@ -29,6 +29,7 @@ from emotion_assets.models.transformer.classifier import (
     ClassifierConfig,
 )
 from emotion_assets.models.transformer.fewer_kernels import launch_fewer_kernels
+from emotion_assets.models.transformer.heads import load_pooler
 from emotion_assets.models.transformer.lora import (
     add_adapters,
     cast_saved_modules_to_fp32,
@@ -37,10 +38,11 @@ from emotion_assets.models.transformer.lora import (
 )
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import StoredFolder
-from emotion_assets.training.runtime import Runtime
+from emotion_assets.training.runtime import DEVICE, Runtime
 
 ADAPTER, BACKBONE, HEAD = "adapter", "backbone", "head.safetensors"
 WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")  # transformers adds a layer that nothing here reads
+LATER_KEYS = {"head": "linear", "system": ""}
 COMPILED = ("mlp", "input_layernorm", "post_attention_layernorm", "intermediate", "LayerNorm")
 
 
@@ -112,6 +114,7 @@ def new_classifier(
     if model.method == "lora" and runtime.device.type == "cuda":
         classifier.needs_autocast = bool(problem)
         classifier.step = f"adapter by adapter ({problem})" if problem else "in few kernels"
+    load_pooler(classifier.head, base_folder, read_config(base_folder)["model_type"])
     return classifier.to(runtime.device)
 
 
@@ -172,6 +175,8 @@ def _four_bit_config(runtime: Runtime) -> Any:
 
     from transformers import BitsAndBytesConfig
 
+    if runtime.device.type == "mps":
+        raise DataError(f"quantization: nf4 is not for Apple's GPU; take it out, or set {DEVICE}=cpu")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise DataError("quantization: nf4 needs bitsandbytes; pip install 'emotion_assets[gpu]', or take it out")
     return BitsAndBytesConfig(
@@ -203,8 +208,10 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
 
 
 def save_config(config: ClassifierConfig, folder: Path) -> None:
-    """Write what rebuilds the classifier as ``model.json``."""
-    (folder / "model.json").write_text(json.dumps(vars(config), indent=1), encoding="utf-8")
+    """Write what rebuilds the classifier as ``model.json``; keys that came later are left out while unused, so that
+    the same model has the same digest as before."""
+    content = {key: value for key, value in vars(config).items() if value != LATER_KEYS.get(key, ...)}
+    (folder / "model.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def load_classifier(model: StoredFolder, base: StoredFolder | None, runtime: Runtime) -> Classifier:

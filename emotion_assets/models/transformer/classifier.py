@@ -19,7 +19,9 @@ from torch import nn
 
 from emotion_assets.models.transformer.attention import Backend
 from emotion_assets.models.transformer.batches import Batch, common_prefix, pack_rows
+from emotion_assets.models.transformer.heads import new_head
 from emotion_assets.settings.errors import DataError
+from emotion_assets.training.loss import summed_cross_entropy
 from emotion_assets.training.transfer import to_device
 
 CAUSAL_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -37,6 +39,8 @@ class ClassifierConfig:
         pooling: how a row's hidden states become one vector: ``first``, ``last``, ``mean`` or ``max``.
         base_digest: digest of the stored base checkpoint.
         answers: token ids of each label word, for the objective ``instruction``.
+        head: ``linear`` or ``transformers``, see ``heads.new_head``.
+        system: the system prompt before the instruction; none where it is empty.
     """
 
     method: str
@@ -51,6 +55,8 @@ class ClassifierConfig:
     precision: str = "auto"
     attention: str = "auto"
     kind: str = "transformer"
+    head: str = "linear"
+    system: str = ""
 
 
 class Classifier(nn.Module):
@@ -79,8 +85,10 @@ class Classifier(nn.Module):
             embeddings.register_forward_hook(
                 lambda module, _, vectors: nn.functional.dropout(vectors, embedding_dropout, module.training)
             )
-        self.head = nn.Linear(base.hidden_size, len(config.labels)) if config.objective == "head" else None
-        self.scored_answers = _without_shared_end(config.answers)
+        self.head: nn.Module | None = None
+        if config.objective == "head":
+            self.head = new_head(base, self.causal, config.head, len(config.labels))
+        self.scored_answers = without_shared_end(config.answers)
 
     def log_probabilities(self, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
         """Log-probability of each label, ``[rows, labels]``, from the token ids of texts or prompts.
@@ -106,9 +114,16 @@ class Classifier(nn.Module):
             return torch.log_softmax(self.head(pooled), dim=-1)
 
     def loss(
-        self, rows: Sequence[Sequence[int]], labels: torch.Tensor, smoothing: float = 0.0, consistency: float = 0.0
+        self,
+        rows: Sequence[Sequence[int]],
+        labels: torch.Tensor,
+        smoothing: float = 0.0,
+        consistency: float = 0.0,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, int]:
         """The training loss, summed over targets, and the number of targets. ``labels`` ``[rows]`` are on the host.
+
+        ``weights`` ``[labels]`` multiply the cross entropy of a label's rows, for the objective ``head``.
 
         ``head``: cross entropy over the labels. With ``consistency`` each row passes twice, under two draws of dropout
         that give p and q, and the loss is the mean of the two cross entropies plus ``consistency`` times
@@ -121,18 +136,15 @@ class Classifier(nn.Module):
         twice = bool(consistency)
         batch = self._pack([*rows, *rows] if twice else rows)
         batch = to_device(replace(batch, extra={"labels": labels.repeat(2) if twice else labels}), device)
-        scores = self._head_log_probabilities(batch)
-        loss = self._cross_entropy(scores, batch.extra["labels"], smoothing)
+        scores, targets = self._head_log_probabilities(batch), batch.extra["labels"]
+        loss = summed_cross_entropy(scores, targets, smoothing, weights)
         if not twice:
             return loss, len(rows)
         p, q = scores.chunk(2)
-        return loss / 2 + consistency * ((p.exp() - q.exp()) * (p - q)).sum() / 2, len(rows)
-
-    @staticmethod
-    def _cross_entropy(log_probabilities: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-        right = log_probabilities.gather(1, labels[:, None]).sum()
-        spread = log_probabilities.mean(1).sum()
-        return -((1 - smoothing) * right + smoothing * spread)
+        divergence = ((p.exp() - q.exp()) * (p - q)).sum(1)
+        if weights is not None:
+            divergence = divergence * weights[targets[: len(rows)]]
+        return loss / 2 + consistency * divergence.sum() / 2, len(rows)
 
     def checkpoint_activations(self) -> None:
         """From here on keep of each layer its input alone, and compute the rest again in the backward pass.
@@ -230,7 +242,7 @@ def first_position(config: Any) -> int:
     return config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
 
 
-def _without_shared_end(answers: Sequence[Sequence[int]]) -> list[list[int]]:
+def without_shared_end(answers: Sequence[Sequence[int]]) -> list[list[int]]:
     """The answers without the end-of-turn token that all end with; with it if one label is a prefix of another."""
     words = [list(answer[:-1]) for answer in answers]
     ambiguous = any(a != b and b[: len(a)] == a for a in words for b in words) or not all(words)

@@ -13,12 +13,14 @@ from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.networks import accuracy_of, describe_training, require_finite
 from emotion_assets.models.transformer.attention import choose_backend
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, new_classifier, save_classifier
-from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
+from emotion_assets.models.transformer.classifier import CAUSAL_MODEL_TYPES, Classifier, ClassifierConfig
 from emotion_assets.models.transformer.compatibility import require_compatible
+from emotion_assets.models.transformer.heads import pooling_of
 from emotion_assets.models.transformer.memory import Sizes, check_memory, rows_per_forward
 from emotion_assets.models.transformer.precision import MEASURED_ROWS, choose_frozen_runtime
 from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, encode_answers, load_tokenizer, read_tokens
 from emotion_assets.training import distributed
+from emotion_assets.training.loss import label_weights
 from emotion_assets.training.runtime import Runtime, choose_runtime, describe_dtype, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
 
@@ -92,7 +94,7 @@ def _classifier_config(
     return ClassifierConfig(
         method=model.method,
         objective=model.objective,
-        pooling=model.pooling,
+        pooling=pooling_of(model.head, model.pooling, base_config["model_type"] in CAUSAL_MODEL_TYPES),
         labels=list(run.labels),
         max_length=summary["max_length"],
         base_digest=run.inputs["base"].digest,
@@ -101,6 +103,8 @@ def _classifier_config(
         quantization=model.quantization,
         precision=model.training.precision,
         attention=model.attention,
+        head=model.head,
+        system=summary.get("system", "") if prompts else "",
     )
 
 
@@ -115,9 +119,15 @@ def _train(classifier: Classifier, model: TransformerModel, run: TrainingRun, ru
     validation_rows, validation_labels = read_tokens(run.inputs["tokens"], "validation", column)
     targets = torch.tensor(labels)
     smoothing = model.training.label_smoothing
+    weights = label_weights(model.training, labels, len(classifier.config.labels))
+    on_device = None if weights is None else torch.from_numpy(weights).to(runtime.device)
 
-    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
-        return classifier.loss([rows[i] for i in chosen], targets[list(chosen)], smoothing, model.consistency)
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, float]:
+        picked = list(chosen)
+        loss, count = classifier.loss(
+            [rows[i] for i in picked], targets[picked], smoothing, model.consistency, on_device
+        )
+        return loss, count if weights is None else float(weights[labels[picked]].sum())
 
     def evaluate() -> float:
         return accuracy_of(classifier, validation_rows, validation_labels, runtime)

@@ -38,6 +38,8 @@ def add_adapters(backbone: Any, lora: Lora, causal_head: bool) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
         target_modules=lora.target_modules,
         modules_to_save=[_embedding_module_name(backbone)] if lora.train_embeddings else None,
     )

@@ -154,8 +154,9 @@ def check_memory(config: Mapping[str, Any], models: Mapping[str, TransformerMode
     name, smallest = min(estimates.items(), key=lambda item: item[1].total)
     available = total_memory(runtime)
     if smallest.total > available:
-        place = "the GPU has" if runtime.device.type == "cuda" else "no GPU is there that torch can use, and only"
-        memory = "" if runtime.device.type == "cuda" else " of memory"
+        on_gpu = runtime.device.type != "cpu"
+        place = "the GPU has" if on_gpu else "no GPU is there that torch can use, and only"
+        memory = "" if on_gpu else " of memory"
         raise DataError(
             f"models.{name}: needs about {smallest}, {place} {available / 2**30:.1f} GiB{memory}; use a smaller base, "
             "a larger GPU, or for method lora quantization: nf4"
@@ -182,6 +183,8 @@ def total_memory(runtime: Runtime) -> float:
     """All memory in bytes: of the GPU in use, else of this machine or, if smaller, of its container."""
     if runtime.device.type == "cuda":
         return float(torch.cuda.get_device_properties(runtime.device).total_memory)
+    if runtime.device.type == "mps":
+        return float(torch.mps.recommended_max_memory())
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return float(min(machine, _container_limit() or machine))
 
@@ -190,6 +193,8 @@ def free_memory(runtime: Runtime) -> float:
     """The memory in bytes that is free now: of the GPU in use, else of this machine or its container."""
     if runtime.device.type == "cuda":
         return float(torch.cuda.mem_get_info(runtime.device)[0])
+    if runtime.device.type == "mps":
+        return float(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if Path("/proc/meminfo").is_file() else []
     available = next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
     return min(available or total_memory(runtime) / 2, total_memory(runtime))

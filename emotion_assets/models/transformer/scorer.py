@@ -34,7 +34,7 @@ class TransformerScorer(Scorer):
     def score(self, texts: Sequence[str]) -> np.ndarray:
         config = self._model.config
         if config.objective == "instruction":
-            rows = encode_prompts(self._tokenizer, config.instruction, texts, config.max_length)
+            rows = encode_prompts(self._tokenizer, config.instruction, texts, config.max_length, config.system)
         else:
             rows = encode(self._tokenizer, texts, config.max_length)
         return score_in_batches(self._model, rows, self._runtime, len(self.labels))
@@ -42,4 +42,4 @@ class TransformerScorer(Scorer):
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         config = self._model.config
         instruction = config.instruction if config.objective == "instruction" else None
-        return are_truncated(self._tokenizer, texts, config.max_length, instruction)
+        return are_truncated(self._tokenizer, texts, config.max_length, instruction, config.system)

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jinja2 import TemplateError
 
 from emotion_assets.dataset.files import SPLITS
 from emotion_assets.models.sources import open_checkpoint
+from emotion_assets.models.transformer.chat_date import has_live_date, pin_date
 from emotion_assets.settings.errors import DataError
 from emotion_assets.settings.schema import TokenizerSettings, TrainedTokenizer
 from emotion_assets.storage.store import StoredFolder
@@ -46,7 +48,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer in a folder, with a padding token where the checkpoint has none (Llama).
 
     Raises:
-        DataError: there is no ``tokenizer.json`` in it.
+        DataError: there is no ``tokenizer.json`` in it, or its chat template writes the date in a way that cannot be
+            pinned.
     """
     from transformers import AutoTokenizer
 
@@ -55,19 +58,32 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = pin_date(tokenizer.chat_template)
     return tokenizer
 
 
-def build_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str) -> str:
+def build_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str, system: str = "") -> str:
     """The prompt of the instruction objective, in the checkpoint's own chat template where it has one.
 
     Instruction and text are joined by a line break, as LLaMA-Factory joins ``instruction`` and ``input``.
+
+    Args:
+        system: the system prompt; where it is empty there is none but what the template itself adds.
+
+    Raises:
+        DataError: the template takes no system prompt.
     """
-    content = f"{instruction}\n{text}"
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": content}]
+    messages = [{"role": "user", "content": f"{instruction}\n{text}"}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    if not tokenizer.chat_template:
+        return (tokenizer.bos_token or "") + "".join(message["content"] + "\n" for message in messages)
+    try:
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    return f"{tokenizer.bos_token or ''}{content}\n"
+    except TemplateError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"the base's chat template refuses the prompt ({reason}); take system out") from None
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
@@ -77,32 +93,40 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, instruction: str, texts: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerBase, instruction: str, texts: Sequence[str], max_length: int, system: str = ""
 ) -> list[list[int]]:
     """Token ids of each prompt. A text that is too long is truncated; the instruction and chat template never are."""
-    limit = _max_text_tokens(tokenizer, instruction, max_length)
+    limit = max_text_tokens(tokenizer, instruction, max_length, system)
     encoded_texts = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     prompts = []
     for text, offsets in zip(texts, encoded_texts["offset_mapping"], strict=True):
         truncated = text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
-        prompts.append(build_prompt(tokenizer, instruction, truncated))
+        prompts.append(build_prompt(tokenizer, instruction, truncated, system))
     encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return [list(row) for row in encoded]
 
 
 def are_truncated(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, instruction: str | None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    instruction: str | None,
+    system: str = "",
 ) -> list[bool]:
     """For each text whether ``encode`` truncates it, or ``encode_prompts`` if there is an instruction."""
-    limit = max_length if instruction is None else _max_text_tokens(tokenizer, instruction, max_length)
+    limit = max_length if instruction is None else max_text_tokens(tokenizer, instruction, max_length, system)
     special = instruction is None
     ids = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
     return [len(row) > limit for row in ids]
 
 
-def _max_text_tokens(tokenizer: PreTrainedTokenizerBase, instruction: str, max_length: int) -> int:
-    """How many tokens of a text fit into a prompt with a label word after it."""
-    empty = tokenizer(build_prompt(tokenizer, instruction, ""), add_special_tokens=False)["input_ids"]
+def max_text_tokens(tokenizer: PreTrainedTokenizerBase, instruction: str, max_length: int, system: str = "") -> int:
+    """How many tokens of a text fit into a prompt with a label word after it.
+
+    Raises:
+        DataError: none do.
+    """
+    empty = tokenizer(build_prompt(tokenizer, instruction, "", system), add_special_tokens=False)["input_ids"]
     if (limit := max_length - len(empty) - MAX_ANSWER_TOKENS) < 1:
         raise DataError(f"max_length {max_length} leaves no room for the text after the instruction; raise it")
     return limit
@@ -123,6 +147,7 @@ def write_tokens(
     labels: Sequence[str],
     max_length: int,
     instruction: str | None,
+    system: str = "",
 ) -> dict[str, Any]:
     """Encode every split into ``folder`` and return statistics per split.
 
@@ -143,7 +168,7 @@ def write_tokens(
             "length": pa.array(lengths, pa.int32()),
         }
         if instruction is not None:
-            prompts = encode_prompts(tokenizer, instruction, texts, max_length)
+            prompts = encode_prompts(tokenizer, instruction, texts, max_length, system)
             columns["prompt_ids"] = pa.array(prompts, pa.list_(pa.int32()))
         pq.write_table(pa.table(columns), folder / f"{split}.parquet")
         tokens = sum(len(row) for row in ids)
@@ -155,11 +180,12 @@ def write_tokens(
             "length_max": int(lengths.max()),
             "truncated": int((lengths > max_length).sum())
             if instruction is None
-            else sum(are_truncated(tokenizer, texts, max_length, instruction)),
+            else sum(are_truncated(tokenizer, texts, max_length, instruction, system)),
             "unknown_share": sum(row.count(unknown) for row in ids) / tokens if unknown is not None else 0.0,
         }
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     summary = {"labels": list(labels), "max_length": max_length, "instruction": instruction}
+    summary |= {"system": system} if instruction is not None and system else {}
     (folder / "tokens.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return statistics
 
@@ -168,6 +194,12 @@ def read_tokens(folder: StoredFolder, split: str, column: str = "input_ids") -> 
     """Token ids per row and the label indices ``[rows]`` of one split."""
     table = pq.read_table(folder.file(f"{split}.parquet"), columns=[column, "label"])
     return table.column(column).to_pylist(), table.column("label").to_numpy().astype(np.int64)
+
+
+def hold_a_live_date(folder: StoredFolder) -> bool:
+    """Whether stored tokens hold prompts with the date of the day on which they were made, as they once could."""
+    prompted = folder.read_json("tokens.json")["instruction"] is not None
+    return prompted and has_live_date(folder.file(TOKENIZER_FOLDER))
 
 
 def _learn_tokenizer(source: TrainedTokenizer, texts: Sequence[str], max_length: int) -> PreTrainedTokenizerBase:

@@ -41,6 +41,7 @@ def store_untuned(run: TrainingRun) -> dict[str, Any]:
         base_digest=base.digest,
         instruction=summary["instruction"],
         answers=encode_answers(tokenizer, run.labels),
+        system=summary.get("system", ""),
         kind="zero_shot",
     )
     save_config(config, run.target)
