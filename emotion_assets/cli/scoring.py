@@ -18,7 +18,7 @@ from emotion_assets.settings.errors import UserError
 if TYPE_CHECKING:
     from emotion_assets.forms.problems import Rejected
     from emotion_assets.ingest.rows import Accepted
-    from emotion_assets.scoring.calibration import Answer, Champion
+    from emotion_assets.scoring.calibration import Answer, Calibration
     from emotion_assets.scoring.unstored import RowsReport
     from emotion_assets.settings.schema import Settings
 
@@ -85,7 +85,7 @@ def check_targets(source: Path | IO[bytes], **targets: Path | None) -> None:
 
 
 def score_source(
-    champion: Champion, source: Path | IO[bytes], settings: Settings, output: Path | None, rejects: Path | None
+    calibration: Calibration, source: Path | IO[bytes], settings: Settings, output: Path | None, rejects: Path | None
 ) -> tuple[RowsReport, Answers]:
     """Score a file or piped lines; each answer is returned where lines are piped and ``output`` takes none.
 
@@ -94,19 +94,20 @@ def score_source(
     """
     from emotion_assets.ingest.readers import read_feedback
     from emotion_assets.ingest.sources import source_name_of
+    from emotion_assets.scoring.engines.registry import make_engine
     from emotion_assets.scoring.unstored import score_rows
 
     answers: Answers = []
-    feedback = settings.feedback
+    feedback, engine = settings.feedback, make_engine(settings.scoring)
     if isinstance(source, Path):
         rows = read_feedback(source, feedback, source_name_of(source, settings.inbox))
-        return score_rows(champion, rows, feedback.batch_size, output, rejects), answers
+        return score_rows(calibration, rows, engine, feedback.batch_size, output, rejects), answers
 
     def keep(rows: list[Accepted], scored: list[Answer]) -> None:
         if output is None:
             answers.extend(zip(rows, scored, strict=True))
 
-    return score_rows(champion, lines_of(source), feedback.batch_size, output, rejects, keep), answers
+    return score_rows(calibration, lines_of(source), engine, feedback.batch_size, output, rejects, keep), answers
 
 
 def lines_of(stream: IO[bytes]) -> Iterator[Accepted | Rejected]:

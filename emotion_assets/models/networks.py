@@ -16,6 +16,8 @@ from emotion_assets.training.runtime import Runtime, describe_dtype, peak_memory
 from emotion_assets.training.trainer import TrainingError
 
 BATCH = 64
+TOKENS = {"cpu": 4096, "cuda": 65_536}
+"""Of a batch that is scored: enough to keep a chip's multipliers busy, on a CPU few enough to stay in its caches."""
 
 
 class Network(Protocol):
@@ -74,9 +76,20 @@ def describe_training(module: nn.Module, history: TrainingHistory, runtime: Runt
 def score_in_batches(model: Network, rows: Sequence[Sequence[int]], runtime: Runtime, labels: int) -> np.ndarray:
     """Probabilities ``[rows, labels]``, float32, in the order of ``rows``; rows of similar length go together."""
     probabilities = np.zeros((len(rows), labels), dtype=np.float32)
-    with torch.no_grad():
-        for chosen in batch_by_length([len(row) for row in rows], BATCH):
-            with runtime.autocast():
-                scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
+    with torch.inference_mode(), runtime.autocast():
+        for chosen in batch_by_tokens([len(row) for row in rows], TOKENS[runtime.device.type]):
+            scores = model.log_probabilities([rows[i] for i in chosen], runtime.device)
             probabilities[chosen] = scores.float().exp().cpu().numpy()
     return probabilities
+
+
+def batch_by_tokens(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Row indices in batches, shortest rows first, of at most ``tokens`` tokens once padded to the longest of them;
+    a longer row is a batch of its own."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches

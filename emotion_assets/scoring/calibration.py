@@ -8,7 +8,7 @@ by which an answer counts (``decision``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +20,12 @@ from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, predicti
 from emotion_assets.storage.store import Store, StoredFolder
 
 if TYPE_CHECKING:
-    from emotion_assets.models.kind import Scorer
+    from emotion_assets.models.kind import Prepared, Scorer, Scores
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The champion and how its probabilities are read.
+    """The champion, where it is loaded from, and how its probabilities are read. It can be sent to another process.
 
     Probabilities are ``softmax(ln p / temperature)``; an answer counts from a confidence of ``threshold`` on, where the
     answered validation rows reach ``target_accuracy``. ``coverage`` is the share of validation rows answered then.
@@ -33,6 +33,7 @@ class Calibration:
 
     model: str
     folder: StoredFolder
+    store: Store
     labels: tuple[str, ...]
     temperature: float
     threshold: float
@@ -40,13 +41,27 @@ class Calibration:
     coverage: float
     validation_rows: int
 
+    @property
+    def name(self) -> str:
+        """Model and version, as people are told which one has answered."""
+        return f"{self.model} {self.folder.version}"
 
-@dataclass(frozen=True)
-class Answers:
-    """For ``n`` texts: calibrated probabilities ``[n, labels]`` float32, and ``[n]`` bool: read only in part."""
+    def load(self) -> Champion:
+        """Raises as ``models.registry.load_scorer``."""
+        from emotion_assets.models.registry import load_scorer
 
-    probabilities: np.ndarray
-    truncated: np.ndarray
+        return Champion(self, load_scorer(self.folder, self.store))
+
+    def statuses(self, scores: Scores) -> np.ndarray:
+        """``[n]`` strings, see ``decision.decide``."""
+        return decision.decide(scores.probabilities, scores.truncated, self.threshold)
+
+    def read(self, scores: Scores) -> list[Answer]:
+        """Calibrated probabilities as answers."""
+        return [
+            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)))
+            for p, status in zip(scores.probabilities, self.statuses(scores), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -68,29 +83,30 @@ class Champion:
 
     @property
     def model(self) -> str:
-        return f"{self.calibration.model} {self.calibration.folder.version}"
+        return self.calibration.name
 
     @property
     def labels(self) -> tuple[str, ...]:
         return self.calibration.labels
 
-    def answers(self, texts: Sequence[str]) -> Answers:
+    def prepare(self, texts: Sequence[str]) -> Prepared:
+        """The first half of ``answers``, without the model: another thread may do it ahead."""
+        return self.scorer.prepare(texts)
+
+    def answer(self, prepared: Prepared) -> Scores:
+        """The second half: calibrated probabilities, in the order of ``labels``."""
         from emotion_assets.evaluation.metrics import scale
 
         order = [self.scorer.labels.index(label) for label in self.labels]
-        probabilities = scale(self.scorer.score(texts)[:, order], self.calibration.temperature).astype(np.float32)
-        return Answers(probabilities, np.array(self.scorer.truncated(texts), dtype=bool))
+        scores = self.scorer.answer(prepared)
+        calibrated = scale(scores.probabilities[:, order], self.calibration.temperature).astype(np.float32)
+        return replace(scores, probabilities=calibrated)
 
-    def statuses(self, answers: Answers) -> np.ndarray:
-        """``[n]`` strings, see ``decision.decide``."""
-        return decision.decide(answers.probabilities, answers.truncated, self.calibration.threshold)
+    def answers(self, texts: Sequence[str]) -> Scores:
+        return self.answer(self.prepare(texts))
 
     def score(self, texts: Sequence[str]) -> list[Answer]:
-        answers = self.answers(texts)
-        return [
-            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)))
-            for p, status in zip(answers.probabilities, self.statuses(answers), strict=True)
-        ]
+        return self.calibration.read(self.answers(texts))
 
 
 def calibrate(settings: Settings, store: Store) -> Calibration:
@@ -114,6 +130,7 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
     return Calibration(
         model=model,
         folder=champion,
+        store=store,
         labels=validation.labels,
         temperature=temperature,
         threshold=threshold,

@@ -6,10 +6,9 @@ Does not belong here: where rows come from (``ingest.readers``, ``cli.scoring``)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import pyarrow as pa
 
 from emotion_assets.forms.problems import Rejected
 from emotion_assets.ingest.rows import Accepted
-from emotion_assets.scoring.calibration import Answer, Champion
+from emotion_assets.scoring.calibration import Answer, Calibration
 from emotion_assets.scoring.decision import ABSTAIN
+from emotion_assets.scoring.engines.engine import Engine, score_batches
 from emotion_assets.storage.exports import writing_rows
 
 FILE_SCORES = pa.schema(
@@ -64,8 +64,9 @@ class _NothingScored(Exception):  # noqa: N818
 
 
 def score_rows(
-    champion: Champion,
+    calibration: Calibration,
     rows: Iterable[Accepted | Rejected],
+    engine: Engine,
     batch_size: int,
     output: Path | None = None,
     rejects: Path | None = None,
@@ -78,33 +79,51 @@ def score_rows(
 
     Raises:
         Quarantine: the file that the rows come from cannot be read as a whole; neither file is written.
-        UserError: as ``writing_rows``.
+        UserError: as ``writing_rows`` and ``Engine.answers``.
     """
-    report = RowsReport(champion.model)
+    report = RowsReport(calibration.name)
     reject, accepted = _writing(rejects, FILE_REJECTS), _writing(output, FILE_SCORES)
     with reject as write_rejects, suppress(_NothingScored), accepted as write_scores:
-        batch: list[Accepted] = []
-        refused: list[Rejected] = []
-        for row in chain(rows, [None]):
-            if isinstance(row, Accepted):
-                batch.append(row)
-            elif row is not None:
-                refused.append(row)
-            if refused and (row is None or len(refused) == batch_size):
-                report.rejects.update(str(one.reason_code) for one in refused)
-                report.named += refused[: NAMED - len(report.named)]
-                write_rejects(_reject_batch(refused))
-                refused = []
-            if batch and (row is None or len(batch) == batch_size):
-                answers = champion.score([one.text for one in batch])
+        batches = _batches(rows, batch_size)
+        for batch, scores in score_batches(engine, calibration, batches, lambda batch: batch.texts):
+            if batch.refused:
+                report.rejects.update(str(one.reason_code) for one in batch.refused)
+                report.named += batch.refused[: NAMED - len(report.named)]
+                write_rejects(_reject_batch(batch.refused))
+            if scores is not None:
+                answers = calibration.read(scores)
                 report.emotions.update(answer.emotion for answer in answers)
                 report.unsure += sum(answer.status == ABSTAIN for answer in answers)
-                write_scores(_score_batch(batch, answers))
-                show(batch, answers)
-                batch = []
+                write_scores(_score_batch(batch.accepted, answers))
+                show(batch.accepted, answers)
         if not report.scored:
             raise _NothingScored
     return report
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that were read one after the other."""
+
+    accepted: list[Accepted]
+    refused: list[Rejected]
+
+    @property
+    def texts(self) -> list[str]:
+        return [row.text for row in self.accepted]
+
+
+def _batches(rows: Iterable[Accepted | Rejected], size: int) -> Iterator[_Batch]:
+    """Batches of at most ``size`` accepted and as many rejected rows."""
+    batch = _Batch([], [])
+    for row in rows:
+        part: list[Any] = batch.accepted if isinstance(row, Accepted) else batch.refused
+        part.append(row)
+        if len(part) == size:
+            yield batch
+            batch = _Batch([], [])
+    if batch.accepted or batch.refused:
+        yield batch
 
 
 def _writing(path: Path | None, schema: pa.Schema) -> AbstractContextManager[Callable[[pa.RecordBatch], int]]:

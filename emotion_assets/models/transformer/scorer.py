@@ -11,9 +11,8 @@ from emotion_assets.models.networks import score_in_batches
 from emotion_assets.models.transformer.checkpoints import load_classifier
 from emotion_assets.models.transformer.tokens import (
     TOKENIZER_FOLDER,
-    are_truncated,
-    encode,
-    encode_prompts,
+    encode_marking,
+    encode_prompts_marking,
     load_tokenizer,
 )
 from emotion_assets.storage.store import Store, StoredFolder
@@ -31,15 +30,11 @@ class TransformerScorer(Scorer):
         self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
         self.labels = self._model.config.labels
 
-    def score(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
         config = self._model.config
         if config.objective == "instruction":
-            rows = encode_prompts(self._tokenizer, config.instruction, texts, config.max_length)
-        else:
-            rows = encode(self._tokenizer, texts, config.max_length)
-        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
+            return encode_prompts_marking(self._tokenizer, config.instruction, texts, config.max_length)
+        return encode_marking(self._tokenizer, texts, config.max_length)
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
-        config = self._model.config
-        instruction = config.instruction if config.objective == "instruction" else None
-        return are_truncated(self._tokenizer, texts, config.max_length, instruction)
+    def predict(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
