@@ -142,9 +142,16 @@ class Kind(ABC, Generic[S]):
         ``peak_memory_mb``, ``base``, ``runtime``, ``validation_accuracy`` and, where there is one, the loss ``curve``.
         """
 
+    def number_formats(self, model: StoredFolder) -> tuple[str, ...]:
+        """The number formats, besides fp32, in which this machine may compute a stored model faster."""
+        return ()
+
     @abstractmethod
-    def load(self, model: StoredFolder, store: Store) -> Scorer:
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
         """The scorer of a stored model.
+
+        Args:
+            number_format: ``fp32`` or one of ``number_formats``; empty for the one that the model was trained in.
 
         Raises:
             StoreError: something that it needs is not in the store any more, or was altered.

@@ -20,6 +20,7 @@ from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, predicti
 from emotion_assets.storage.store import Store, StoredFolder
 
 if TYPE_CHECKING:
+    from emotion_assets.evaluation.precision import Precision
     from emotion_assets.models.kind import Prepared, Scorer, Scores
 
 
@@ -40,6 +41,8 @@ class Calibration:
     target_accuracy: float
     coverage: float
     validation_rows: int
+    precision: Precision
+    seals: tuple[tuple[StoredFolder, str], ...]
 
     @property
     def name(self) -> str:
@@ -47,10 +50,18 @@ class Calibration:
         return f"{self.model} {self.folder.version}"
 
     def load(self) -> Champion:
-        """Raises as ``models.registry.load_scorer``."""
+        """Raises as ``models.registry.load_scorer`` and ``require_unchanged``."""
         from emotion_assets.models.registry import load_scorer
 
-        return Champion(self, load_scorer(self.folder, self.store))
+        champion = Champion(self, load_scorer(self.folder, self.store, self.precision.number_format))
+        self.require_unchanged()
+        return champion
+
+    def require_unchanged(self) -> None:
+        """Raises StoreError when a file of the model, or of its base, was written after it was verified: weights are
+        mapped, so what is computed after that may be of neither the old nor the new ones."""
+        for folder, seal in self.seals:
+            folder.require_unchanged(seal)
 
     def statuses(self, scores: Scores) -> np.ndarray:
         """``[n]`` strings, see ``decision.decide``."""
@@ -59,19 +70,20 @@ class Calibration:
     def read(self, scores: Scores) -> list[Answer]:
         """Calibrated probabilities as answers."""
         return [
-            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)))
+            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)), self.folder.version)
             for p, status in zip(scores.probabilities, self.statuses(scores), strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One text's emotion; ``status`` is ok, abstain or truncated."""
+    """One text's emotion. ``status`` is ok, abstain or truncated; ``model_version`` is that of ``scored_feedback``."""
 
     emotion: str
     confidence: float
     status: str
     probabilities: tuple[float, ...]
+    model_version: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,18 @@ class Champion:
         return self.answer(self.prepare(texts))
 
     def score(self, texts: Sequence[str]) -> list[Answer]:
+        """An answer for each text, in their order; a text that repeats is computed once.
+
+        Raises:
+            UserError: a text is no string.
+            StoreError: the model was written to since it was loaded.
+        """
+        if isinstance(texts, str):
+            raise UserError("texts: one string; give a list of strings")
+        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise UserError(f"texts: number {wrong} is a {type(texts[wrong]).__name__}; give a list of strings")
+        self.calibration.require_unchanged()
         return self.calibration.read(self.answers(texts))
 
 
@@ -118,8 +142,11 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
         UserError: the champion's predictions are not in the store.
     """
     from emotion_assets.evaluation.metrics import fit_temperature, scale
+    from emotion_assets.evaluation.precision import stored_precision
     from emotion_assets.evaluation.predictions import read_predictions
+    from emotion_assets.models.registry import folders_of
 
+    seals = tuple((folder, folder.seal()) for folder in folders_of(store.current(CHAMPION, verify=False), store))
     champion = store.current(CHAMPION)
     model, predictions = champion_predictions(settings, store, champion)
     validation = read_predictions(predictions, "validation")
@@ -137,6 +164,8 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
         target_accuracy=target,
         coverage=float((decision.certainty(calibrated) >= threshold).mean()),
         validation_rows=len(validation.actual),
+        precision=stored_precision(champion, predictions.info["dataset_digest"], store),
+        seals=seals,
     )
 
 

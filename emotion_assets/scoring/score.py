@@ -86,8 +86,16 @@ def parse_rescore(value: str | None) -> date | None:
         ) from None
 
 
-def load_champion(workspace: Workspace) -> Champion:
-    """The current champion, calibrated and loaded.  Raises as ``calibrate`` does."""
+def load_champion(workspace: Workspace | None = None) -> Champion:
+    """The current champion, calibrated and loaded: of the home and profile of the environment, unless told otherwise.
+
+    Raises as ``calibrate`` and ``Calibration.load`` do.
+    """
+    if workspace is None:
+        from emotion_assets.profiles.reader import load_settings
+        from emotion_assets.storage.workspace import Workspace
+
+        workspace = Workspace(load_settings())
     return calibrate(workspace.settings, workspace.store).load()
 
 

@@ -71,8 +71,9 @@ def score_rows(
     output: Path | None = None,
     rejects: Path | None = None,
     show: Show = lambda rows, answers: None,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> RowsReport:
-    """Score rows, in bounded memory, and count what came out; ``show`` gets each batch.
+    """Score rows, in bounded memory, and count what came out; ``show`` gets each batch, ``progress`` the rows done.
 
     ``output`` (.csv or .parquet) gets the columns of ``FILE_SCORES``, unless no row was scored; ``rejects`` gets those
     of ``FILE_REJECTS``.
@@ -81,28 +82,31 @@ def score_rows(
         Quarantine: the file that the rows come from cannot be read as a whole; neither file is written.
         UserError: as ``writing_rows`` and ``Engine.answers``.
     """
-    report = RowsReport(calibration.name)
-    reject, accepted = _writing(rejects, FILE_REJECTS), _writing(output, FILE_SCORES)
+    report, done = RowsReport(calibration.name), 0
+    progress(done)
+    reject, accepted = writing(rejects, FILE_REJECTS), writing(output, FILE_SCORES)
     with reject as write_rejects, suppress(_NothingScored), accepted as write_scores:
-        batches = _batches(rows, batch_size)
+        batches = make_batches(rows, batch_size)
         for batch, scores in score_batches(engine, calibration, batches, lambda batch: batch.texts):
             if batch.refused:
                 report.rejects.update(str(one.reason_code) for one in batch.refused)
                 report.named += batch.refused[: NAMED - len(report.named)]
-                write_rejects(_reject_batch(batch.refused))
+                write_rejects(reject_batch(batch.refused))
             if scores is not None:
                 answers = calibration.read(scores)
                 report.emotions.update(answer.emotion for answer in answers)
                 report.unsure += sum(answer.status == ABSTAIN for answer in answers)
-                write_scores(_score_batch(batch.accepted, answers))
+                write_scores(score_batch(batch.accepted, answers))
                 show(batch.accepted, answers)
+            done += len(batch.accepted) + len(batch.refused)
+            progress(done)
         if not report.scored:
             raise _NothingScored
     return report
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Rows that were read one after the other."""
 
     accepted: list[Accepted]
@@ -113,36 +117,41 @@ class _Batch:
         return [row.text for row in self.accepted]
 
 
-def _batches(rows: Iterable[Accepted | Rejected], size: int) -> Iterator[_Batch]:
+def make_batches(rows: Iterable[Accepted | Rejected], size: int) -> Iterator[Batch]:
     """Batches of at most ``size`` accepted and as many rejected rows."""
-    batch = _Batch([], [])
+    batch = Batch([], [])
     for row in rows:
         part: list[Any] = batch.accepted if isinstance(row, Accepted) else batch.refused
         part.append(row)
         if len(part) == size:
             yield batch
-            batch = _Batch([], [])
+            batch = Batch([], [])
     if batch.accepted or batch.refused:
         yield batch
 
 
-def _writing(path: Path | None, schema: pa.Schema) -> AbstractContextManager[Callable[[pa.RecordBatch], int]]:
+def writing(path: Path | None, schema: pa.Schema) -> AbstractContextManager[Callable[[pa.RecordBatch], int]]:
+    """As ``writing_rows``; where there is no path nothing is written."""
     return nullcontext(lambda batch: 0) if path is None else writing_rows(path, schema)
 
 
-def _score_batch(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
+def score_batch(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
+    """Rows and their answers with the columns of ``FILE_SCORES``."""
     values = [
         (row.row_number, row.id, row.text, answer.emotion, answer.confidence, answer.status)
         for row, answer in zip(rows, answers, strict=True)
     ]
-    return _batch(values, FILE_SCORES)
+    return _record_batch(values, FILE_SCORES)
 
 
-def _reject_batch(rows: list[Rejected]) -> pa.RecordBatch:
-    return _batch([(row.row_number, str(row.reason_code), row.detail, row.raw_excerpt) for row in rows], FILE_REJECTS)
+def reject_batch(rows: list[Rejected]) -> pa.RecordBatch:
+    """Rejected rows with the columns of ``FILE_REJECTS``."""
+    return _record_batch(
+        [(row.row_number, str(row.reason_code), row.detail, row.raw_excerpt) for row in rows], FILE_REJECTS
+    )
 
 
-def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
+def _record_batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -126,7 +126,7 @@ class MajorityKind(Kind):
         return {"trainable_parameters": len(counts), "total_parameters": len(counts), "train_seconds": 0.1,
                 "peak_memory_mb": 1.0, "base": "none", "runtime": "cpu", "validation_accuracy": 0.0}
 
-    def load(self, model, store):
+    def load(self, model, store, number_format=""):
         return MajorityScorer(model.read_json("model.json"))
 
 

@@ -82,11 +82,11 @@ def test_a_bigru_marks_what_it_reads_in_part(tmp_path: Path) -> None:
     from emotion_assets.models.bigru import BiGruClassifier, BiGruScorer, Vocabulary, save_bigru
     from emotion_assets.models.kinds.bigru import BiGru
 
-    settings = BiGru(method="bigru", max_length=4, hidden_size=8, embedding_size=8)
+    settings = BiGru(method="bigru", max_length=8, hidden_size=8, embedding_size=8)
     vocabulary = Vocabulary(["so", "glad", "today"])
     save_bigru(BiGruClassifier(len(vocabulary), settings, 2), vocabulary, settings, ["a", "b"], tmp_path)
     scorer = BiGruScorer(StoredFolder(tmp_path, "d"))
-    rows, truncated = scorer.encode(["so glad", "so glad today !", "so glad today ! so", "zxq wvu", " "])
+    rows, truncated = scorer.encode(["so glad", "so glad " * 4, "so glad " * 4 + "today", "zxq wvu", " "])
     assert truncated.tolist() == [False, False, True, False, False]
     assert rows[1] == rows[2]
     assert rows[3:] == [[1, 1], [1]]

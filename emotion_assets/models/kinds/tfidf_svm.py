@@ -71,7 +71,7 @@ class TfidfSvmKind(Kind[TfidfSvm]):
             "validation_accuracy": float(right.mean()),
         }
 
-    def load(self, model: StoredFolder, store: Store) -> Scorer:
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
         return _Scorer(model)
 
 

@@ -52,10 +52,14 @@ class Engine(ABC):
 
 def score_batches(
     engine: Engine, calibration: Calibration, batches: Iterable[B], texts_of: Callable[[B], Sequence[str]]
-) -> Iterator[tuple[B, Scores | None]]:
+) -> Generator[tuple[B, Scores | None], None, None]:
     """Each batch, of whatever is scored, with the scores of its texts; None for a batch without a text.
 
     The engine reads ``batches`` ahead, in a thread of its own.
+
+    Raises:
+        StoreError: the model was written to meanwhile; the scores that came before are of the model as it was.
+        Exception: as ``Engine.answers``.
     """
     read: deque[tuple[B, bool]] = deque()
 
@@ -68,6 +72,7 @@ def score_batches(
 
     with closing(engine.answers(calibration, blocks())) as answered:
         for answers in answered:
+            calibration.require_unchanged()
             while not read[0][1]:
                 yield read.popleft()[0], None
             yield read.popleft()[0], decode_scores(answers)
