@@ -1,7 +1,8 @@
 """The number format in which a model scores feedback: a faster one than fp32, where validation shows that it may.
 
 A format is used where its labels agree with fp32 on at least ``LEAST_AGREEMENT`` of the validation rows, its
-calibration error is larger by less than ``MOST_CALIBRATION_LOSS``, and it was faster. What was measured is stored, for
+calibration error is larger by less than ``MOST_CALIBRATION_LOSS``, a text gets the same probabilities whatever stands
+beside it (within ``MOST_DIFFERENCE``), and it was faster. What was measured is stored, for
 the model and the formats that this machine's chip multiplies in; a machine with other ones measures for itself.
 
 Does not belong here: how a model is computed in a format (``models.registry.load_scorer``).
@@ -13,7 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,20 +23,26 @@ from emotion_assets.evaluation.metrics import calibration_error
 from emotion_assets.settings import versions
 from emotion_assets.storage.store import Store, StoredFolder, fingerprint
 
+if TYPE_CHECKING:
+    from emotion_assets.models.kind import Scorer
+
 REFERENCE = "fp32"
-LEAST_AGREEMENT, MOST_CALIBRATION_LOSS = 0.995, 0.005
+LEAST_AGREEMENT, MOST_CALIBRATION_LOSS, MOST_DIFFERENCE = 0.995, 0.005, 1e-5
+SCORED_AGAIN, TOGETHER = 24, 4  # rows, and batches of them, to see whether their probabilities depend on their batch
 MEASURED_ROWS = 2000  # of validation: a thousandth more or less of agreement shows, and a large model is not kept long
 FILE = "precision.json"
 
 
 @dataclass(frozen=True)
 class FormatMeasured:
-    """One number format on the validation rows. ``agreement``: share of rows with the label of fp32."""
+    """One number format on the validation rows. ``agreement``: share of rows with the label of fp32. ``difference``:
+    the largest of a probability when rows were scored again in other, smaller batches."""
 
     number_format: str
     rows: int
     agreement: float
     calibration_error: float
+    difference: float
     texts_per_second: float
 
 
@@ -108,8 +115,17 @@ def _measure(model: StoredFolder, dataset: StoredFolder, store: Store, formats: 
         reference = labels if reference is None else reference
         agreement = float((labels == reference).mean())
         error = calibration_error(actual, probabilities)
-        measured.append(FormatMeasured(number_format, len(texts), agreement, error, len(texts) / seconds))
+        difference = _difference(scorer, texts, probabilities)
+        measured.append(FormatMeasured(number_format, len(texts), agreement, error, difference, len(texts) / seconds))
     return measured
+
+
+def _difference(scorer: Scorer, texts: Sequence[str], probabilities: np.ndarray) -> float:
+    """The largest difference of a probability when some rows are scored again, a few at a time."""
+    chosen = np.linspace(0, len(texts) - 1, SCORED_AGAIN).astype(int)[::-1]
+    again = [scorer.score([texts[i] for i in chosen[start::TOGETHER]]) for start in range(TOGETHER)]
+    before = [probabilities[chosen[start::TOGETHER]] for start in range(TOGETHER)]
+    return float(np.abs(np.concatenate(again) - np.concatenate(before)).max())
 
 
 def _choose(measured: Sequence[FormatMeasured]) -> Precision:
@@ -121,11 +137,13 @@ def _choose(measured: Sequence[FormatMeasured]) -> Precision:
             return f"agrees with fp32 on {one.agreement:.1%} of the rows only"
         if one.calibration_error - reference.calibration_error >= MOST_CALIBRATION_LOSS:
             return f"has a calibration error of {one.calibration_error:.3f}, fp32 of {reference.calibration_error:.3f}"
+        if one.difference >= MOST_DIFFERENCE:
+            return f"gives a text other probabilities beside other texts (by up to {one.difference:.1e})"
         return ""
 
-    usable = [one for one in measured if not fault(one)]
+    usable = [one for one in measured if one is reference or not fault(one)]
     best = max(usable, key=lambda one: one.texts_per_second)
-    whys = [f"{one.number_format} {fault(one)}" for one in measured if fault(one)]
+    whys = [f"{one.number_format} {fault(one)}" for one in measured[1:] if fault(one)]
     if best is not reference:
         gain = best.texts_per_second / reference.texts_per_second
         whys.insert(

@@ -19,8 +19,10 @@ from emotion_assets_tests.worlds.evaluated import World, world
 __all__ = ["world"]
 
 
-def measured(number_format: str, agreement: float = 1.0, error: float = 0.02, speed: float = 100.0) -> FormatMeasured:
-    return FormatMeasured(number_format, 1000, agreement, error, speed)
+def measured(
+    number_format: str, agreement: float = 1.0, error: float = 0.02, speed: float = 100.0, difference: float = 1e-7
+) -> FormatMeasured:
+    return FormatMeasured(number_format, 1000, agreement, error, difference, speed)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,14 @@ def test_the_bars_of_a_faster_format(agreement: float, error: float, speed: floa
     chosen = precision._choose([measured("fp32"), measured("bf16", agreement, error, speed)])
     assert chosen.number_format == form
     assert "bf16" in chosen.why or chosen.why == "no other format was faster"
+
+
+def test_a_format_whose_probabilities_depend_on_the_batch_is_not_used() -> None:
+    chosen = precision._choose([measured("fp32"), measured("bf16", speed=300.0, difference=2e-5)])
+    assert (chosen.number_format, chosen.why) == (
+        "fp32",
+        "bf16 gives a text other probabilities beside other texts (by up to 2.0e-05)",
+    )
 
 
 class Wobbly(Scorer):

@@ -13,7 +13,7 @@ import torch
 from emotion_assets.models.kind import Scorer
 from emotion_assets.models.networks import TOKENS, batch_by_tokens, score_in_batches
 from emotion_assets.storage.store import StoredFolder
-from emotion_assets.training.runtime import choose_runtime
+from emotion_assets.training.runtime import choose_runtime, cpu_has_bf16
 from emotion_assets_tests.worlds.tiny import base_folder, classifier_of, rows_of
 
 
@@ -76,6 +76,30 @@ def test_probabilities_do_not_depend_on_the_batches(
     order = np.random.default_rng(1).permutation(len(rows))
     shuffled = score_in_batches(model, [rows[i] for i in order], runtime, 3)
     assert np.abs(shuffled - alone[order]).max() < 1e-5
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU does not multiply bf16 matrices")
+@pytest.mark.parametrize("model_type", ["llama", "bert", "roberta"])
+def test_in_bf16_too_probabilities_do_not_depend_on_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
+) -> None:
+    pooling = "last" if model_type == "llama" else "mean"
+    model = classifier_of(base_folder(tmp_path / "base", model_type), pooling=pooling, method="full").eval()
+    model.backbone.to(torch.bfloat16)
+    runtime, rows = choose_runtime("fp32"), [row * 4 for row in rows_of(60)]  # 8 to 44 tokens
+    results = []
+    for tokens in (100, 700, 4096):
+        monkeypatch.setitem(TOKENS, "cpu", tokens)
+        results.append(score_in_batches(model, rows, runtime, 3, steady=True))
+    order = np.random.default_rng(1).permutation(len(rows))
+    shuffled = np.empty_like(results[0])
+    for part in np.array_split(order, 9):
+        shuffled[part] = score_in_batches(model, [rows[i] for i in part], runtime, 3, steady=True)
+    for other in (*results[1:], shuffled):
+        assert np.abs(other - results[0]).max() < 1e-5
+    monkeypatch.setitem(TOKENS, "cpu", 100_000)
+    in_fp32 = score_in_batches(model.float(), rows, runtime, 3)
+    assert np.abs(in_fp32 - results[0]).max() > 1e-5  # and it was computed in bf16
 
 
 def test_a_bigru_marks_what_it_reads_in_part(tmp_path: Path) -> None:

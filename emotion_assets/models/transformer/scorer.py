@@ -46,6 +46,8 @@ class TransformerScorer(Scorer):
         self._model = load_classifier(model, base, self._runtime)
         if number_format == "bf16":
             self._model.backbone.to(torch.bfloat16)
+        on_cpu, half = self._runtime.device.type == "cpu", self._runtime.dtype != torch.float32
+        self._steady = on_cpu and (half or number_format == "bf16")
         self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
         self.labels = self._model.config.labels
 
@@ -56,4 +58,4 @@ class TransformerScorer(Scorer):
         return encode_marking(self._tokenizer, texts, config.max_length)
 
     def predict(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
+        return score_in_batches(self._model, rows, self._runtime, len(self.labels), self._steady)
