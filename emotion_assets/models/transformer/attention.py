@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from emotion_assets.models.transformer.layout import Layout, Level
 from emotion_assets.settings.errors import UserError
@@ -29,7 +29,6 @@ from emotion_assets.training.runtime import Runtime
 ATTENTION_NAME = "packed_rows"
 HUB_KERNEL, HUB_KERNEL_VERSION = "kernels-community/flash-attn2", 4  # the version that transformers loads too
 SHORT_ROW = 128  # keys: up to here plain products beat torch's attention on a CPU in half precision
-STEADY_KEYS = 32  # with multiples of it, a CPU's half-precision products do not depend on how many keys are padding
 TOLERANCE = 3e-2  # relative difference allowed between a half-precision kernel and eager attention in fp32
 
 VarlenAttention = Callable[..., torch.Tensor]
@@ -121,9 +120,11 @@ def attend_sdpa(
     """
     if q.device.type != "cpu" and q.shape[1] != k.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    half_on_cpu = q.device.type == "cpu" and q.dtype != torch.float32 and k.dtype == v.dtype == q.dtype
+    if half_on_cpu and not torch.is_grad_enabled():  # scoring: no sum depends on the other rows of a batch
+        level = level.steady
     queries = _pad(q, level.query, level.rows)
     keys, values = _pad(k, level.key, level.rows), _pad(v, level.key, level.rows)
-    half_on_cpu = q.device.type == "cpu" and q.dtype != torch.float32 and k.dtype == v.dtype == q.dtype
     if half_on_cpu and not dropout and level.mask.shape[-1] <= SHORT_ROW:
         out: torch.Tensor = _ShortRows.apply(queries, keys, values, level.mask, scale)  # type: ignore[no-untyped-call]
     else:
@@ -148,16 +149,13 @@ class _ShortRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, mask: torch.Tensor, scale: float) -> torch.Tensor:
-        if not any(ctx.needs_input_grad[:3]):  # scoring: the sums are made in one order however long the padding is
-            missing = -k.shape[2] % STEADY_KEYS
-            k, v = pad(k, (0, 0, 0, missing)), pad(v, (0, 0, 0, missing))
-            mask = pad(mask, (0, missing), value=False)
         rows, heads, length, width = q.shape
         groups, keys = k.shape[1], k.shape[2]
         flat_q = q.reshape(rows * groups, -1, width)
         flat_k, flat_v = k.reshape(rows * groups, keys, width), v.reshape(rows * groups, keys, width)
-        scores = torch.bmm(flat_q, flat_k.transpose(1, 2)).float().mul_(scale).view(rows, heads, length, keys)
-        weights = torch.softmax(scores.masked_fill_(~mask, float("-inf")), -1).to(q.dtype)
+        products = torch.bmm(flat_q, flat_k.transpose(1, 2)).view(rows, heads, length, keys)
+        bias = torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, float("-inf"))
+        weights = torch.softmax(torch.add(bias, products, alpha=scale), -1).to(q.dtype)  # one pass, and in fp32
         weights = weights.view(rows * groups, -1, keys)
         ctx.save_for_backward(flat_q, flat_k, flat_v, weights)
         ctx.scale, ctx.shapes = scale, (q.shape, k.shape)
