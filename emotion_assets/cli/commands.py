@@ -45,7 +45,7 @@ def score(
 ) -> None:
     """Classify a line of text, a file of feedback or lines piped in with the champion. Nothing is stored."""
     from emotion_assets.cli import scoring
-    from emotion_assets.scoring.score import load_champion
+    from emotion_assets.scoring.calibration import calibrate
 
     workspace = _workspace()
     source = scoring.stdin_bytes() if what == scoring.STDIN else scoring.feedback_file(what)
@@ -54,14 +54,14 @@ def score(
         raise UserError(f"{option}: only the scores of a file are written; leave it out, or give a file to score")
     if source is not None:
         scoring.check_targets(source, output=output, rejects=rejects)
-    champion = load_champion(workspace)
+    champion = calibrate(workspace.settings, workspace.store)
     if source is None:
-        (answer,) = champion.score([what])
-        console.print(scoring.probabilities_table(answer, champion.labels, champion.model))
+        (answer,) = champion.load().score([what])
+        console.print(scoring.probabilities_table(answer, champion.labels, champion.name))
         return
     report, answers = scoring.score_source(champion, source, workspace.settings, output, rejects)
     if len(answers) == 1:
-        console.print(scoring.probabilities_table(answers[0][1], champion.labels, champion.model))
+        console.print(scoring.probabilities_table(answers[0][1], champion.labels, champion.name))
     elif answers:
         console.print(scoring.answers_table(answers))
     if report.scored:

@@ -18,7 +18,7 @@ from emotion_assets.settings.errors import UserError
 if TYPE_CHECKING:
     from emotion_assets.forms.problems import Rejected
     from emotion_assets.ingest.rows import Accepted
-    from emotion_assets.scoring.calibration import Answer, Champion
+    from emotion_assets.scoring.calibration import Answer, Calibration
     from emotion_assets.scoring.unstored import RowsReport
     from emotion_assets.settings.schema import Settings
 
@@ -85,28 +85,55 @@ def check_targets(source: Path | IO[bytes], **targets: Path | None) -> None:
 
 
 def score_source(
-    champion: Champion, source: Path | IO[bytes], settings: Settings, output: Path | None, rejects: Path | None
+    calibration: Calibration, source: Path | IO[bytes], settings: Settings, output: Path | None, rejects: Path | None
 ) -> tuple[RowsReport, Answers]:
     """Score a file or piped lines; each answer is returned where lines are piped and ``output`` takes none.
 
+    A file with an ``output`` is scored in parts: cut off, the same command goes on where it was.
+
     Raises:
-        UserError: as ``score_rows``.
+        UserError: as ``score_rows`` and ``score_file``.
     """
+    from emotion_assets.cli.progress import ShownProgress
     from emotion_assets.ingest.readers import read_feedback
     from emotion_assets.ingest.sources import source_name_of
+    from emotion_assets.scoring.engines.registry import make_engine
+    from emotion_assets.scoring.parts import FileJob, score_file
     from emotion_assets.scoring.unstored import score_rows
+    from emotion_assets.storage.store import fingerprint
 
     answers: Answers = []
-    feedback = settings.feedback
-    if isinstance(source, Path):
-        rows = read_feedback(source, feedback, source_name_of(source, settings.inbox))
-        return score_rows(champion, rows, feedback.batch_size, output, rejects), answers
+    feedback, engine = settings.feedback, make_engine(settings.scoring)
+    if not isinstance(source, Path):
 
-    def keep(rows: list[Accepted], scored: list[Answer]) -> None:
+        def keep(rows: list[Accepted], scored: list[Answer]) -> None:
+            if output is None:
+                answers.extend(zip(rows, scored, strict=True))
+
+        return score_rows(calibration, lines_of(source), engine, feedback.batch_size, output, rejects, keep), answers
+
+    name = source_name_of(source, settings.inbox)
+
+    def read() -> Iterator[Accepted | Rejected]:
+        return read_feedback(source, feedback, name)
+
+    with ShownProgress(count_rows(source)) as shown:
         if output is None:
-            answers.extend(zip(rows, scored, strict=True))
+            size, reached = feedback.batch_size, shown.reached
+            return score_rows(calibration, read(), engine, size, rejects=rejects, progress=reached), answers
+        job = FileJob(source, read, fingerprint(feedback.model_dump(mode="json"), name), output, rejects)
+        return score_file(job, calibration, engine, feedback.batch_size, shown.say, shown.reached), answers
 
-    return score_rows(champion, lines_of(source), feedback.batch_size, output, rejects, keep), answers
+
+def count_rows(path: Path) -> int | None:
+    """How many rows a Parquet file says that it has; None for other forms, which tell when they are read."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return int(file.metadata.num_rows)
+    except Exception:  # another form, or one that its reader will name
+        return None
 
 
 def lines_of(stream: IO[bytes]) -> Iterator[Accepted | Rejected]:

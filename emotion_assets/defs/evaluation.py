@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -19,6 +19,9 @@ from emotion_assets.storage.store import StoredFolder, fingerprint
 from emotion_assets.storage.warehouse.declaration import columns_of
 from emotion_assets.storage.warehouse.tables import ChampionDecision, Evaluation
 from emotion_assets.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from emotion_assets.evaluation.precision import Precision
 
 GROUP, OWNER = "evaluation", "team:ml"
 
@@ -39,7 +42,7 @@ def _predictions(name: str) -> dg.AssetsDefinition:
                 group_name=GROUP,
                 owners=[OWNER],
                 kinds={"predictions", "parquet"},
-                code_version=versions.PREDICTIONS,
+                code_version=fingerprint(versions.PREDICTIONS, versions.PRECISION)[:12],
                 automation_condition=follow_inputs(),
                 description=f"Class probabilities of {name} for every row of validation and test.",
             )
@@ -61,16 +64,17 @@ def _predictions(name: str) -> dg.AssetsDefinition:
     def predictions(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        from emotion_assets.evaluation.precision import choose_precision
         from emotion_assets.evaluation.predictions import predict, prediction_problems
 
         store = workspace.store
         dataset = store.current(RAW_DATASET)
         if context.selected_asset_keys:
-            folder = predict(name, store.current(model_key(name)), dataset, store)
+            model = store.current(model_key(name))
+            folder = predict(name, model, dataset, store)
             workspace.publish(predictions_key(name), "predictions", folder)
-            yield dg.MaterializeResult(
-                asset_key=key, data_version=dg.DataVersion(folder.digest), metadata=_predictions_metadata(folder)
-            )
+            shown = _predictions_metadata(folder) | _precision_metadata(choose_precision(model, dataset, store))
+            yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(folder.digest), metadata=shown)
         if context.selected_asset_check_keys:
             problems = prediction_problems(store.current(predictions_key(name)), dataset)
             yield display.check_result(key.path, "distributions", problems, dg.AssetCheckSeverity.ERROR)
@@ -86,6 +90,15 @@ def _predictions_metadata(folder: StoredFolder) -> dict[str, Any]:
         "texts per second": folder.info["texts_per_second"],
         "model version": folder.info["model_digest"][:12],
         "path": dg.MetadataValue.path(folder.path),
+    }
+
+
+def _precision_metadata(precision: "Precision") -> dict[str, Any]:
+    measured = [vars(one) for one in precision.measured]
+    return {
+        "scores feedback in": precision.number_format or "the format it was trained in",
+        "why in that format": precision.why,
+        **({"formats on validation": display.table(measured)} if measured else {}),
     }
 
 

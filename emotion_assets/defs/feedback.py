@@ -108,6 +108,7 @@ class ScoringConfig(dg.Config):
 def scored_feedback(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ScoringConfig
 ) -> dg.MaterializeResult[None]:
+    from emotion_assets.scoring.progress import RateLine
     from emotion_assets.scoring.score import score_feedback
     from emotion_assets.storage.warehouse.content import scored_version
     from emotion_assets.storage.warehouse.scores import score_totals
@@ -119,7 +120,7 @@ def scored_feedback(
         workspace.warehouse,
         context.run.run_id,
         config.rescore,
-        lambda done, total: context.log.info(f"{done} of {total} rows scored"),
+        RateLine(context.log.info),
     )
     seconds = time.perf_counter() - started
     with workspace.warehouse.reading() as db:

@@ -137,9 +137,14 @@ class BiGruScorer(Scorer):
         self._runtime = choose_runtime("fp32")
         self._model.to(self._runtime.device)
 
-    def score(self, texts: Sequence[str]) -> np.ndarray:
-        rows = [self._vocabulary.encode(text, self._settings.max_length) for text in texts]
-        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
+        limit = self._settings.max_length
+        rows, truncated = [], np.zeros(len(texts), dtype=bool)
+        for i, text in enumerate(texts):
+            row = self._vocabulary.encode(text, limit + 1)
+            truncated[i] = len(row) > limit
+            rows.append(row[:limit])
+        return rows, truncated
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
-        return [len(words(text)) > self._settings.max_length for text in texts]
+    def predict(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        return score_in_batches(self._model, rows, self._runtime, len(self.labels))

@@ -47,18 +47,69 @@ class TrainingRun:
     resume_state: ResumeState | None = None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Texts as a model reads them, each distinct text once.
+
+    Attributes:
+        rows: one row for each distinct text; what a row is, the kind of model alone knows.
+        truncated: ``[distinct]`` bool, whether the text is longer than the model reads: it is scored on its beginning.
+        places: ``[texts]``, for each text the index of its row.
+    """
+
+    rows: Any
+    truncated: np.ndarray
+    places: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Class probabilities ``[texts, labels]`` float32, each row summing to one, and ``[texts]`` bool: read in part."""
+
+    probabilities: np.ndarray
+    truncated: np.ndarray
+
+
 class Scorer(ABC):
-    """A loaded model. ``labels`` is the order of the probability columns."""
+    """A loaded model. ``labels`` is the order of the probability columns.
+
+    Scoring has two halves that may run in two threads, one ahead of the other: ``prepare`` and ``answer``. A kind of
+    model gives ``encode`` and ``predict``, and need not think of texts that repeat.
+    """
 
     labels: list[str]
 
     @abstractmethod
-    def score(self, texts: Sequence[str]) -> np.ndarray:
-        """Class probabilities ``[texts, labels]``, float32, each row summing to one."""
+    def encode(self, texts: Sequence[str]) -> tuple[Any, np.ndarray]:
+        """Each text as a row that the model reads, and ``[texts]`` bool: which are longer than it reads. A text gives
+        the same row whatever stands beside it. Other threads may run ``predict`` meanwhile."""
 
     @abstractmethod
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
-        """Which texts are longer than the model reads; they are scored on their beginning."""
+    def predict(self, rows: Any) -> np.ndarray:
+        """Class probabilities ``[rows, labels]`` float32 of what ``encode`` gave, in its order."""
+
+    def prepare(self, texts: Sequence[str]) -> Prepared:
+        """The first half, without the model: every distinct text is encoded once."""
+        import numpy as np
+
+        index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        if not index:
+            return Prepared(None, np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+        rows, truncated = self.encode(list(index))
+        return Prepared(rows, truncated, np.fromiter((index[text] for text in texts), dtype=np.int64))
+
+    def answer(self, prepared: Prepared) -> Scores:
+        """The second half: the probabilities of every text, in the order in which the texts were given."""
+        import numpy as np
+
+        if not len(prepared.truncated):
+            return Scores(np.zeros((0, len(self.labels)), dtype=np.float32), prepared.truncated)
+        probabilities = self.predict(prepared.rows)
+        return Scores(probabilities[prepared.places], prepared.truncated[prepared.places])
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        """Class probabilities ``[texts, labels]``, float32, each row summing to one."""
+        return self.answer(self.prepare(texts)).probabilities
 
 
 @dataclass(frozen=True)
@@ -111,9 +162,16 @@ class Kind(ABC, Generic[S]):
         ``peak_memory_mb``, ``base``, ``runtime``, ``validation_accuracy`` and, where there is one, the loss ``curve``.
         """
 
+    def number_formats(self, model: StoredFolder) -> tuple[str, ...]:
+        """The number formats, besides fp32, in which this machine may compute a stored model faster."""
+        return ()
+
     @abstractmethod
-    def load(self, model: StoredFolder, store: Store) -> Scorer:
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
         """The scorer of a stored model.
+
+        Args:
+            number_format: ``fp32`` or one of ``number_formats``; empty for the one that the model was trained in.
 
         Raises:
             StoreError: something that it needs is not in the store any more, or was altered.

@@ -34,10 +34,26 @@ def kind_of(model: ModelSettings) -> Kind[Any]:
     return next(kind for kind in all_kinds().values() if isinstance(model, kind.settings))
 
 
-def load_scorer(model: StoredFolder, store: Store) -> Scorer:
-    """The scorer of a stored model, whatever its kind.
+def folders_of(model: StoredFolder, store: Store) -> list[StoredFolder]:
+    """The stored folders that a model is loaded from: its own, and its base's where that holds weights of it."""
+    config = model.read_json("model.json")
+    base = None if config.get("method") == "full" else config.get("base_digest")
+    return [model] if base is None else [model, store.open("base_models", base, verify=False)]
+
+
+def number_formats_of(model: StoredFolder) -> tuple[str, ...]:
+    """The number formats, besides fp32, in which this machine may compute a stored model faster."""
+    return _kind_of(model).number_formats(model)
+
+
+def load_scorer(model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
+    """The scorer of a stored model, whatever its kind; ``number_format`` as in ``Kind.load``.
 
     Raises:
         StoreError: the base checkpoint that a LoRA model needs is not in the store any more, or was altered.
     """
-    return all_kinds()[model.read_json("model.json")["kind"]].load(model, store)
+    return _kind_of(model).load(model, store, number_format)
+
+
+def _kind_of(model: StoredFolder) -> Kind[Any]:
+    return all_kinds()[model.read_json("model.json")["kind"]]

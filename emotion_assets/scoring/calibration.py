@@ -8,7 +8,7 @@ by which an answer counts (``decision``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +20,13 @@ from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS, predicti
 from emotion_assets.storage.store import Store, StoredFolder
 
 if TYPE_CHECKING:
-    from emotion_assets.models.kind import Scorer
+    from emotion_assets.evaluation.precision import Precision
+    from emotion_assets.models.kind import Prepared, Scorer, Scores
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The champion and how its probabilities are read.
+    """The champion, where it is loaded from, and how its probabilities are read. It can be sent to another process.
 
     Probabilities are ``softmax(ln p / temperature)``; an answer counts from a confidence of ``threshold`` on, where the
     answered validation rows reach ``target_accuracy``. ``coverage`` is the share of validation rows answered then.
@@ -33,30 +34,56 @@ class Calibration:
 
     model: str
     folder: StoredFolder
+    store: Store
     labels: tuple[str, ...]
     temperature: float
     threshold: float
     target_accuracy: float
     coverage: float
     validation_rows: int
+    precision: Precision
+    seals: tuple[tuple[StoredFolder, str], ...]
 
+    @property
+    def name(self) -> str:
+        """Model and version, as people are told which one has answered."""
+        return f"{self.model} {self.folder.version}"
 
-@dataclass(frozen=True)
-class Answers:
-    """For ``n`` texts: calibrated probabilities ``[n, labels]`` float32, and ``[n]`` bool: read only in part."""
+    def load(self) -> Champion:
+        """Raises as ``models.registry.load_scorer`` and ``require_unchanged``."""
+        from emotion_assets.models.registry import load_scorer
 
-    probabilities: np.ndarray
-    truncated: np.ndarray
+        champion = Champion(self, load_scorer(self.folder, self.store, self.precision.number_format))
+        self.require_unchanged()
+        return champion
+
+    def require_unchanged(self) -> None:
+        """Raises StoreError when a file of the model, or of its base, was written after it was verified: weights are
+        mapped, so what is computed after that may be of neither the old nor the new ones."""
+        for folder, seal in self.seals:
+            folder.require_unchanged(seal)
+
+    def statuses(self, scores: Scores) -> np.ndarray:
+        """``[n]`` strings, see ``decision.decide``."""
+        return decision.decide(scores.probabilities, scores.truncated, self.threshold)
+
+    def read(self, scores: Scores) -> list[Answer]:
+        """Calibrated probabilities as answers."""
+        return [
+            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)), self.folder.version)
+            for p, status in zip(scores.probabilities, self.statuses(scores), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One text's emotion; ``status`` is ok, abstain or truncated."""
+    """One text's emotion. ``status`` is ok, abstain or truncated; ``model_version`` is that of ``scored_feedback``."""
 
     emotion: str
     confidence: float
     status: str
     probabilities: tuple[float, ...]
+    model_version: str
 
 
 @dataclass(frozen=True)
@@ -68,29 +95,42 @@ class Champion:
 
     @property
     def model(self) -> str:
-        return f"{self.calibration.model} {self.calibration.folder.version}"
+        return self.calibration.name
 
     @property
     def labels(self) -> tuple[str, ...]:
         return self.calibration.labels
 
-    def answers(self, texts: Sequence[str]) -> Answers:
+    def prepare(self, texts: Sequence[str]) -> Prepared:
+        """The first half of ``answers``, without the model: another thread may do it ahead."""
+        return self.scorer.prepare(texts)
+
+    def answer(self, prepared: Prepared) -> Scores:
+        """The second half: calibrated probabilities, in the order of ``labels``."""
         from emotion_assets.evaluation.metrics import scale
 
         order = [self.scorer.labels.index(label) for label in self.labels]
-        probabilities = scale(self.scorer.score(texts)[:, order], self.calibration.temperature).astype(np.float32)
-        return Answers(probabilities, np.array(self.scorer.truncated(texts), dtype=bool))
+        scores = self.scorer.answer(prepared)
+        calibrated = scale(scores.probabilities[:, order], self.calibration.temperature).astype(np.float32)
+        return replace(scores, probabilities=calibrated)
 
-    def statuses(self, answers: Answers) -> np.ndarray:
-        """``[n]`` strings, see ``decision.decide``."""
-        return decision.decide(answers.probabilities, answers.truncated, self.calibration.threshold)
+    def answers(self, texts: Sequence[str]) -> Scores:
+        return self.answer(self.prepare(texts))
 
     def score(self, texts: Sequence[str]) -> list[Answer]:
-        answers = self.answers(texts)
-        return [
-            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)))
-            for p, status in zip(answers.probabilities, self.statuses(answers), strict=True)
-        ]
+        """An answer for each text, in their order; a text that repeats is computed once.
+
+        Raises:
+            UserError: a text is no string.
+            StoreError: the model was written to since it was loaded.
+        """
+        if isinstance(texts, str):
+            raise UserError("texts: one string; give a list of strings")
+        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise UserError(f"texts: number {wrong} is a {type(texts[wrong]).__name__}; give a list of strings")
+        self.calibration.require_unchanged()
+        return self.calibration.read(self.answers(texts))
 
 
 def calibrate(settings: Settings, store: Store) -> Calibration:
@@ -102,8 +142,11 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
         UserError: the champion's predictions are not in the store.
     """
     from emotion_assets.evaluation.metrics import fit_temperature, scale
+    from emotion_assets.evaluation.precision import stored_precision
     from emotion_assets.evaluation.predictions import read_predictions
+    from emotion_assets.models.registry import folders_of
 
+    seals = tuple((folder, folder.seal()) for folder in folders_of(store.current(CHAMPION, verify=False), store))
     champion = store.current(CHAMPION)
     model, predictions = champion_predictions(settings, store, champion)
     validation = read_predictions(predictions, "validation")
@@ -114,12 +157,15 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
     return Calibration(
         model=model,
         folder=champion,
+        store=store,
         labels=validation.labels,
         temperature=temperature,
         threshold=threshold,
         target_accuracy=target,
         coverage=float((decision.certainty(calibrated) >= threshold).mean()),
         validation_rows=len(validation.actual),
+        precision=stored_precision(champion, predictions.info["dataset_digest"], store),
+        seals=seals,
     )
 
 

@@ -1,10 +1,11 @@
 """Scoring: the champion's answer for every row that has none, each batch of scores in one transaction.
 
 Belongs here: which texts are scored, in which batches, what status a score gets, which rows a person should see. Does
-not belong here: the model behind the answer (``models.registry``), what is SQL (``warehouse.feedback``).
+not belong here: where the model runs (``engines``), what is SQL (``warehouse.scores``).
 
 The rows to be scored are written to a nameless file first, equal texts behind each other. So an identical text is
-computed once, the database is free while the model works, and memory does not grow with the rows.
+computed once, the database is free while the model works, and memory does not grow with the rows. The engine reads and
+scores ahead while this thread, the only one that writes, stores what came before.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import numpy as np
 import pyarrow as pa
 
 from emotion_assets.scoring import decision
-from emotion_assets.scoring.calibration import Answers, Calibration, Champion, calibrate
+from emotion_assets.scoring.calibration import Calibration, Champion, calibrate
 from emotion_assets.scoring.decision import ABSTAIN, OK, TRUNCATED
+from emotion_assets.scoring.engines.engine import score_batches
+from emotion_assets.scoring.engines.registry import make_engine
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.failpoints import failpoint
@@ -39,6 +42,7 @@ from emotion_assets.storage.warehouse.scores import (
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
 if TYPE_CHECKING:
+    from emotion_assets.models.kind import Scores
     from emotion_assets.storage.workspace import Workspace
 
 SPOOL_ROWS = 1024
@@ -82,12 +86,17 @@ def parse_rescore(value: str | None) -> date | None:
         ) from None
 
 
-def load_champion(workspace: Workspace) -> Champion:
-    """The current champion, calibrated and loaded.  Raises as ``calibrate`` does."""
-    from emotion_assets.models.registry import load_scorer
+def load_champion(workspace: Workspace | None = None) -> Champion:
+    """The current champion, calibrated and loaded: of the home and profile of the environment, unless told otherwise.
 
-    calibration = calibrate(workspace.settings, workspace.store)
-    return Champion(calibration, load_scorer(calibration.folder, workspace.store))
+    Raises as ``calibrate`` and ``Calibration.load`` do.
+    """
+    if workspace is None:
+        from emotion_assets.profiles.reader import load_settings
+        from emotion_assets.storage.workspace import Workspace
+
+        workspace = Workspace(load_settings())
+    return calibrate(workspace.settings, workspace.store).load()
 
 
 def score_feedback(
@@ -120,14 +129,12 @@ def score_feedback(
                 _spool(waiting_texts(db, version, since, SPOOL_ROWS), spool)
         failpoint("scoring.spooled")
         if total:
-            from emotion_assets.models.registry import load_scorer
-
-            champion = Champion(calibration, load_scorer(calibration.folder, store))
             spool.seek(0)
-            for batch in _batches(pa.ipc.open_stream(spool), settings.feedback.batch_size):
-                answers, fresh = _answers(batch, champion)
-                computed += fresh
-                rows = _rows(batch, answers, champion, run_id, now())
+            batches = _batches(pa.ipc.open_stream(spool), settings.feedback.batch_size)
+            engine = make_engine(settings.scoring)
+            for batch, fresh in score_batches(engine, calibration, batches, lambda batch: batch.new_texts):
+                computed += len(batch.new)
+                rows = _rows(batch, _with_stored(batch, fresh, calibration), calibration, run_id, now())
                 queue = _queue(rows, settings.feedback.audit_share)
                 failpoint("scoring.mid_batch")
                 with warehouse.writing() as db:
@@ -153,6 +160,15 @@ class _Batch:
     ids: list[list[str]]
     stored: list[list[float] | None]
     truncated: list[bool | None]
+
+    @property
+    def new(self) -> list[int]:
+        """Which texts the model has to compute."""
+        return [i for i, stored in enumerate(self.stored) if stored is None]
+
+    @property
+    def new_texts(self) -> list[str]:
+        return [self.texts[i] for i in self.new]
 
 
 def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float) -> int:
@@ -208,38 +224,38 @@ def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
         yield batch
 
 
-def _answers(batch: _Batch, champion: Champion) -> tuple[Answers, int]:
-    """Answers for every text of the batch, and how many of them the model had to compute."""
-    new = [i for i, stored in enumerate(batch.stored) if stored is None]
-    probabilities = np.zeros((len(batch.texts), len(champion.labels)), dtype=np.float32)
+def _with_stored(batch: _Batch, computed: Scores | None, calibration: Calibration) -> Scores:
+    """The scores of a whole batch: those of its new texts, which were ``computed``, and those stored before."""
+    from emotion_assets.models.kind import Scores
+
+    probabilities = np.zeros((len(batch.texts), len(calibration.labels)), dtype=np.float32)
     truncated = np.array([bool(value) for value in batch.truncated])
     for i, stored in enumerate(batch.stored):
         if stored is not None:
             probabilities[i] = stored
-    if new:
-        computed = champion.answers([batch.texts[i] for i in new])
-        probabilities[new], truncated[new] = computed.probabilities, computed.truncated
-    return Answers(probabilities, truncated), len(new)
+    if computed is not None:
+        probabilities[batch.new], truncated[batch.new] = computed.probabilities, computed.truncated
+    return Scores(probabilities, truncated)
 
 
-def _rows(batch: _Batch, answers: Answers, champion: Champion, run_id: str, now: float) -> pa.Table:
+def _rows(batch: _Batch, scores: Scores, calibration: Calibration, run_id: str, now: float) -> pa.Table:
     """The rows of ``scored_feedback`` for a batch, with their text."""
-    emotions = np.array(champion.labels, dtype=object)[answers.probabilities.argmax(1)]
+    emotions = np.array(calibration.labels, dtype=object)[scores.probabilities.argmax(1)]
     repeats = np.repeat(np.arange(len(batch.texts)), [len(ids) for ids in batch.ids])
-    flat = pa.array(answers.probabilities[repeats].ravel())
+    flat = pa.array(scores.probabilities[repeats].ravel())
     n = len(repeats)
     return pa.table(
         {
             "feedback_id": pa.array([identity for ids in batch.ids for identity in ids], pa.string()),
             "text": pa.array(batch.texts, pa.string()).take(pa.array(repeats)),
-            "model_version": pa.array([champion.calibration.folder.version] * n, pa.string()),
+            "model_version": pa.array([calibration.folder.version] * n, pa.string()),
             "emotion": pa.array(emotions[repeats], pa.string()),
-            "confidence": pa.array(answers.probabilities.max(1).astype(float)[repeats]),
-            "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(champion.labels)),
-            "status": pa.array(champion.statuses(answers)[repeats].astype(object), pa.string()),
+            "confidence": pa.array(scores.probabilities.max(1).astype(float)[repeats]),
+            "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(calibration.labels)),
+            "status": pa.array(calibration.statuses(scores)[repeats].astype(object), pa.string()),
             "scored_at": pa.array([datetime.fromtimestamp(now, UTC)] * n, pa.timestamp("us", "UTC")),
             "run_id": pa.array([run_id] * n, pa.string()),
-            "truncated": pa.array(answers.truncated[repeats]),
+            "truncated": pa.array(scores.truncated[repeats]),
         }
     )
 

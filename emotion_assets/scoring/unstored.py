@@ -6,10 +6,9 @@ Does not belong here: where rows come from (``ingest.readers``, ``cli.scoring``)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import pyarrow as pa
 
 from emotion_assets.forms.problems import Rejected
 from emotion_assets.ingest.rows import Accepted
-from emotion_assets.scoring.calibration import Answer, Champion
+from emotion_assets.scoring.calibration import Answer, Calibration
 from emotion_assets.scoring.decision import ABSTAIN
+from emotion_assets.scoring.engines.engine import Engine, score_batches
 from emotion_assets.storage.exports import writing_rows
 
 FILE_SCORES = pa.schema(
@@ -64,66 +64,94 @@ class _NothingScored(Exception):  # noqa: N818
 
 
 def score_rows(
-    champion: Champion,
+    calibration: Calibration,
     rows: Iterable[Accepted | Rejected],
+    engine: Engine,
     batch_size: int,
     output: Path | None = None,
     rejects: Path | None = None,
     show: Show = lambda rows, answers: None,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> RowsReport:
-    """Score rows, in bounded memory, and count what came out; ``show`` gets each batch.
+    """Score rows, in bounded memory, and count what came out; ``show`` gets each batch, ``progress`` the rows done.
 
     ``output`` (.csv or .parquet) gets the columns of ``FILE_SCORES``, unless no row was scored; ``rejects`` gets those
     of ``FILE_REJECTS``.
 
     Raises:
         Quarantine: the file that the rows come from cannot be read as a whole; neither file is written.
-        UserError: as ``writing_rows``.
+        UserError: as ``writing_rows`` and ``Engine.answers``.
     """
-    report = RowsReport(champion.model)
-    reject, accepted = _writing(rejects, FILE_REJECTS), _writing(output, FILE_SCORES)
+    report, done = RowsReport(calibration.name), 0
+    progress(done)
+    reject, accepted = writing(rejects, FILE_REJECTS), writing(output, FILE_SCORES)
     with reject as write_rejects, suppress(_NothingScored), accepted as write_scores:
-        batch: list[Accepted] = []
-        refused: list[Rejected] = []
-        for row in chain(rows, [None]):
-            if isinstance(row, Accepted):
-                batch.append(row)
-            elif row is not None:
-                refused.append(row)
-            if refused and (row is None or len(refused) == batch_size):
-                report.rejects.update(str(one.reason_code) for one in refused)
-                report.named += refused[: NAMED - len(report.named)]
-                write_rejects(_reject_batch(refused))
-                refused = []
-            if batch and (row is None or len(batch) == batch_size):
-                answers = champion.score([one.text for one in batch])
+        batches = make_batches(rows, batch_size)
+        for batch, scores in score_batches(engine, calibration, batches, lambda batch: batch.texts):
+            if batch.refused:
+                report.rejects.update(str(one.reason_code) for one in batch.refused)
+                report.named += batch.refused[: NAMED - len(report.named)]
+                write_rejects(reject_batch(batch.refused))
+            if scores is not None:
+                answers = calibration.read(scores)
                 report.emotions.update(answer.emotion for answer in answers)
                 report.unsure += sum(answer.status == ABSTAIN for answer in answers)
-                write_scores(_score_batch(batch, answers))
-                show(batch, answers)
-                batch = []
+                write_scores(score_batch(batch.accepted, answers))
+                show(batch.accepted, answers)
+            done += len(batch.accepted) + len(batch.refused)
+            progress(done)
         if not report.scored:
             raise _NothingScored
     return report
 
 
-def _writing(path: Path | None, schema: pa.Schema) -> AbstractContextManager[Callable[[pa.RecordBatch], int]]:
+@dataclass(frozen=True)
+class Batch:
+    """Rows that were read one after the other."""
+
+    accepted: list[Accepted]
+    refused: list[Rejected]
+
+    @property
+    def texts(self) -> list[str]:
+        return [row.text for row in self.accepted]
+
+
+def make_batches(rows: Iterable[Accepted | Rejected], size: int) -> Iterator[Batch]:
+    """Batches of at most ``size`` accepted and as many rejected rows."""
+    batch = Batch([], [])
+    for row in rows:
+        part: list[Any] = batch.accepted if isinstance(row, Accepted) else batch.refused
+        part.append(row)
+        if len(part) == size:
+            yield batch
+            batch = Batch([], [])
+    if batch.accepted or batch.refused:
+        yield batch
+
+
+def writing(path: Path | None, schema: pa.Schema) -> AbstractContextManager[Callable[[pa.RecordBatch], int]]:
+    """As ``writing_rows``; where there is no path nothing is written."""
     return nullcontext(lambda batch: 0) if path is None else writing_rows(path, schema)
 
 
-def _score_batch(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
+def score_batch(rows: list[Accepted], answers: list[Answer]) -> pa.RecordBatch:
+    """Rows and their answers with the columns of ``FILE_SCORES``."""
     values = [
         (row.row_number, row.id, row.text, answer.emotion, answer.confidence, answer.status)
         for row, answer in zip(rows, answers, strict=True)
     ]
-    return _batch(values, FILE_SCORES)
+    return _record_batch(values, FILE_SCORES)
 
 
-def _reject_batch(rows: list[Rejected]) -> pa.RecordBatch:
-    return _batch([(row.row_number, str(row.reason_code), row.detail, row.raw_excerpt) for row in rows], FILE_REJECTS)
+def reject_batch(rows: list[Rejected]) -> pa.RecordBatch:
+    """Rejected rows with the columns of ``FILE_REJECTS``."""
+    return _record_batch(
+        [(row.row_number, str(row.reason_code), row.detail, row.raw_excerpt) for row in rows], FILE_REJECTS
+    )
 
 
-def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
+def _record_batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from emotion_assets.settings.feedback import FeedbackSettings
 from emotion_assets.settings.frozen import Frozen
+from emotion_assets.settings.scoring import ScoringSettings
 
 PACKAGE_DIR = Path(__file__).parent.parent
 PROJECT_DIR = PACKAGE_DIR.parent
@@ -282,6 +283,7 @@ class Settings(Frozen):
     models: Annotated[dict[Annotated[str, Field(pattern=NAME)], ModelSettings], Field(min_length=1)]
     evaluation: EvaluationSettings = EvaluationSettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    scoring: ScoringSettings = ScoringSettings()
     parallel_steps: Annotated[int, Field(ge=1, description="steps of one run that go side by side")] = 1
     devices: Annotated[int, Field(ge=1, description="GPUs of one training; without a GPU, processes")] = 1
     failure_webhook: Annotated[

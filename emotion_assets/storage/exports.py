@@ -10,6 +10,7 @@ import codecs
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,19 @@ def export_scores(warehouse: Warehouse, path: Path) -> int:
             return sum(write(batch) for batch in batches)
 
 
+def check_export(path: Path) -> None:
+    """Raises UserError where ``writing_rows`` would; nothing is written."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(f"{path}: not a name for an export; let it end in .parquet or .csv")
+    with _may_be_written(path):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the name of a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent}: no such folder; make it first")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
 @contextmanager
 def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], int]]:
     """A function that appends a batch to a new ``.parquet`` or ``.csv`` file and returns its rows; the file is there
@@ -89,8 +103,7 @@ def writing_rows(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordB
     Raises:
         UserError: another file name, or as ``writing_file``.
     """
-    if path.suffix not in (".parquet", ".csv"):
-        raise UserError(f"{path}: not a name for an export; let it end in .parquet or .csv")
+    check_export(path)
     with writing_file(path) as file:
         if path.suffix == ".parquet":
             writer = pq.ParquetWriter(file, schema, compression="zstd")

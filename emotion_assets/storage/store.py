@@ -52,6 +52,25 @@ class StoredFolder:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    def seal(self) -> str:
+        """Which files are there, and since when: another seal means that something was written since.
+
+        Unlike the digest it costs no reading, so it can be asked for again and again. Raises StoreError when the folder
+        is gone.
+        """
+        try:
+            found = [(str(path.relative_to(self.path)), path.stat()) for path in sorted(self.path.rglob("*"))]
+        except FileNotFoundError:
+            found = []
+        if not found:
+            raise StoreError(f"{self.path}: not in the store any more; materialise the asset that makes it again")
+        return fingerprint([(name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found])
+
+    def require_unchanged(self, seal: str) -> None:
+        """Raises StoreError when the folder has another seal than it had."""
+        if self.seal() != seal:
+            raise StoreError(f"{self.path}: changed while it was read; materialise the asset that makes it again")
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.file(name).read_text(encoding="utf-8"))
 

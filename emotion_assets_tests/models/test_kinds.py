@@ -126,7 +126,7 @@ class MajorityKind(Kind):
         return {"trainable_parameters": len(counts), "total_parameters": len(counts), "train_seconds": 0.1,
                 "peak_memory_mb": 1.0, "base": "none", "runtime": "cpu", "validation_accuracy": 0.0}
 
-    def load(self, model, store):
+    def load(self, model, store, number_format=""):
         return MajorityScorer(model.read_json("model.json"))
 
 
@@ -134,13 +134,15 @@ class MajorityScorer(Scorer):
     def __init__(self, content):
         self.labels, self.shares = content["labels"], content["shares"]
 
-    def score(self, texts):
+    def encode(self, texts):
         import numpy as np
 
-        return np.tile(np.array(self.shares, dtype=np.float32), (len(texts), 1))
+        return np.array(texts), np.zeros(len(texts), dtype=bool)
 
-    def truncated(self, texts):
-        return [False] * len(texts)
+    def predict(self, rows):
+        import numpy as np
+
+        return np.tile(np.array(self.shares, dtype=np.float32), (len(rows), 1))
 '''
 
 

@@ -13,10 +13,10 @@ import transformers.utils.chat_template_utils as chat_templates
 from emotion_assets.models.transformer.chat_date import pin_date
 from emotion_assets.models.transformer.tokens import (
     TOKENIZER_FOLDER,
-    are_truncated,
     build_prompt,
     encode_answers,
     encode_prompts,
+    encode_prompts_marking,
     hold_a_live_date,
     load_tokenizer,
     max_text_tokens,
@@ -85,9 +85,9 @@ def test_a_system_prompt_takes_its_room_from_the_text(llama3: Any) -> None:
     text = next(
         t for t in (" joy" * n for n in range(200)) if len(llama3.encode(t, add_special_tokens=False)) > shorter
     )
-    assert are_truncated(llama3, [text], 150, INSTRUCTION) == [False]
-    assert are_truncated(llama3, [text], 150, INSTRUCTION, SYSTEM) == [True]
-    (prompt,) = encode_prompts(llama3, INSTRUCTION, [text], 150, SYSTEM)
+    assert encode_prompts_marking(llama3, INSTRUCTION, [text], 150)[1].tolist() == [False]
+    (prompt,), cut = encode_prompts_marking(llama3, INSTRUCTION, [text], 150, SYSTEM)
+    assert cut.tolist() == [True]
     assert len(prompt) <= 150
     assert llama3.decode(prompt).endswith(header("assistant"))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from emotion_assets.models.transformer.tokens import (
     TOKENIZER_FOLDER,
-    are_truncated,
     encode,
     encode_answers,
+    encode_marking,
     encode_prompts,
+    encode_prompts_marking,
     load_tokenizer,
     make_tokenizer,
     read_tokens,
@@ -76,12 +78,52 @@ def test_a_long_text_is_cut_and_the_prompt_round_it_is_not() -> None:
 def test_a_text_cut_in_its_prompt_counts_as_truncated() -> None:
     tokenizer = make_tokenizer(settings("word", 64), [*TEXTS, "Classify this."], "t")
     texts = ["late " * n for n in (40, 45, 50, 55, 60, 65)]
-    prompts = encode_prompts(tokenizer, "Classify this.", texts, 64)
+    prompts, truncated = encode_prompts_marking(tokenizer, "Classify this.", texts, 64)
     whole = encode_prompts(tokenizer, "Classify this.", texts, 1000)
     cut = [one != other for one, other in zip(prompts, whole, strict=True)]
-    assert are_truncated(tokenizer, texts, 64, "Classify this.") == cut
+    assert truncated.tolist() == cut
     assert len(set(cut)) == 2
-    assert are_truncated(tokenizer, texts, 64, None) == [n + 1 > 64 for n in (40, 45, 50, 55, 60, 65)]
+    rows, truncated = encode_marking(tokenizer, texts, 64)
+    assert truncated.tolist() == [n + 1 > 64 for n in (40, 45, 50, 55, 60, 65)]
+    assert [len(row) for row in rows] == [min(n + 1, 64) for n in (40, 45, 50, 55, 60, 65)]
+
+
+@pytest.mark.parametrize("algorithm", ["word", "wordpiece", "byte_bpe"])
+def test_the_ids_and_the_mark_are_those_of_the_tokenizer_itself(algorithm: str) -> None:
+    tokenizer = make_tokenizer(settings(algorithm), TEXTS, "t")
+    texts = ["", "  ", *TEXTS, "zxq wvu", "the late parcel " * 40, "\u0000 🎉"]
+    rows, truncated = encode_marking(tokenizer, texts, 16)
+    whole = tokenizer(texts)["input_ids"]
+    assert rows == tokenizer(texts, truncation=True, max_length=16)["input_ids"]
+    assert truncated.tolist() == [len(row) > 16 for row in whole]
+    assert tokenizer(texts)["input_ids"] == whole
+
+
+def test_every_text_is_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer(settings("word", 64), [*TEXTS, "Classify this."], "t")
+    asked: list[str] = []
+
+    class Counting:
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
+            asked.extend(texts)
+            return self._inner.encode_batch_fast(texts, **options)
+
+        encode_batch = encode_batch_fast
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+    monkeypatch.setattr(tokenizer, "_tokenizer", Counting(tokenizer._tokenizer))
+    encode_marking(tokenizer, TEXTS, 16)
+    assert asked == TEXTS
+    asked.clear()
+    encode_prompts_marking(tokenizer, "Classify this.", TEXTS, 64)
+    assert [text for text in asked if any(one in text for one in TEXTS)] == [
+        f"<s>Classify this.\n{text}\n" for text in TEXTS
+    ]
 
 
 def test_a_maximum_too_short_for_the_instruction_is_refused() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from emotion_assets.forms.problems import Quarantine
 from emotion_assets.ingest.readers import read_feedback
-from emotion_assets.scoring.score import load_champion
+from emotion_assets.scoring.calibration import calibrate
+from emotion_assets.scoring.engines.registry import make_engine
 from emotion_assets.scoring.unstored import RowsReport, score_rows
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds.feedback import drop_csv, state
@@ -21,7 +22,9 @@ def score_file(
     workspace: Workspace, path: Path, output: Path | None = None, rejects: Path | None = None, batch_size: int = 4
 ) -> RowsReport:
     rows = read_feedback(path, workspace.settings.feedback)
-    return score_rows(load_champion(workspace), rows, batch_size, output, rejects)
+    engine = make_engine(workspace.settings.scoring)
+    calibration = calibrate(workspace.settings, workspace.store)
+    return score_rows(calibration, rows, engine, batch_size, output, rejects)
 
 
 def test_a_file_is_scored_without_storing_anything(workspace: Workspace, tmp_path: Path) -> None:

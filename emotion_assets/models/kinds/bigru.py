@@ -40,7 +40,7 @@ class BiGruKind(Kind[BiGru]):
 
         return train_bigru(model, run)
 
-    def load(self, model: StoredFolder, store: Store) -> Scorer:
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
         from emotion_assets.models.bigru import BiGruScorer
 
         return BiGruScorer(model)

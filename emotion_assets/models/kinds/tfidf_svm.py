@@ -71,7 +71,7 @@ class TfidfSvmKind(Kind[TfidfSvm]):
             "validation_accuracy": float(right.mean()),
         }
 
-    def load(self, model: StoredFolder, store: Store) -> Scorer:
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
         return _Scorer(model)
 
 
@@ -80,11 +80,13 @@ class _Scorer(Scorer):
         self.labels = model.read_json("model.json")["labels"]
         self._classifier = load_classifier(model.path)
 
-    def score(self, texts: Sequence[str]) -> np.ndarray:
-        return self._classifier.probabilities(texts).astype("float32")
+    def encode(self, texts: Sequence[str]) -> tuple[Any, np.ndarray]:
+        import numpy as np
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
-        return [False] * len(texts)
+        return self._classifier.vectorizer.transform(texts), np.zeros(len(texts), dtype=bool)
+
+    def predict(self, rows: Any) -> np.ndarray:
+        return self._classifier.probabilities_of(rows).astype("float32")
 
 
 @dataclass
@@ -96,15 +98,19 @@ class Classifier:
     bias: np.ndarray
     temperature: float = 1.0
 
-    def margins(self, texts: Sequence[str]) -> np.ndarray:
+    def margins(self, features: Any) -> np.ndarray:
+        """``[rows, labels]`` of what the vectorizer gives, sparse ``[rows, terms]``."""
         import numpy as np
 
-        return np.asarray(self.vectorizer.transform(texts) @ self.weights + self.bias)
+        return np.asarray(features @ self.weights + self.bias)
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+    def probabilities_of(self, features: Any) -> np.ndarray:
         from scipy.special import softmax
 
-        return softmax(self.margins(texts) / self.temperature, axis=1)  # type: ignore[no-any-return]
+        return softmax(self.margins(features) / self.temperature, axis=1)  # type: ignore[no-any-return]
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        return self.probabilities_of(self.vectorizer.transform(texts))
 
     def fit_temperature(self, texts: Sequence[str], targets: np.ndarray) -> None:
         """Choose the temperature that minimises the log loss of these rows (Guo et al. 2017)."""
@@ -112,7 +118,7 @@ class Classifier:
         from scipy.optimize import minimize_scalar
         from scipy.special import log_softmax
 
-        margins = self.margins(texts)
+        margins = self.margins(self.vectorizer.transform(texts))
 
         def log_loss(temperature: float) -> float:
             scores = log_softmax(margins / temperature, axis=1)

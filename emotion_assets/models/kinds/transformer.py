@@ -121,10 +121,15 @@ class TransformerKind(Kind[TransformerModel]):
 
         return fine_tune(model, run)
 
-    def load(self, model: StoredFolder, store: Store) -> Scorer:
+    def number_formats(self, model: StoredFolder) -> tuple[str, ...]:
+        from emotion_assets.models.transformer.scorer import faster_formats
+
+        return faster_formats(model)
+
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
         from emotion_assets.models.transformer.scorer import TransformerScorer
 
-        return TransformerScorer(model, store)
+        return TransformerScorer(model, store, number_format)
 
     def export(self, model: StoredFolder, store: Store, target: Path, temperature: float, adapter: bool) -> Export:
         from emotion_assets.models.transformer.export import export_model

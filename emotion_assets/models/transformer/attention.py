@@ -120,9 +120,11 @@ def attend_sdpa(
     """
     if q.device.type != "cpu" and q.shape[1] != k.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    half_on_cpu = q.device.type == "cpu" and q.dtype != torch.float32 and k.dtype == v.dtype == q.dtype
+    if half_on_cpu and not torch.is_grad_enabled():  # scoring: no sum depends on the other rows of a batch
+        level = level.steady
     queries = _pad(q, level.query, level.rows)
     keys, values = _pad(k, level.key, level.rows), _pad(v, level.key, level.rows)
-    half_on_cpu = q.device.type == "cpu" and q.dtype != torch.float32 and k.dtype == v.dtype == q.dtype
     if half_on_cpu and not dropout and level.mask.shape[-1] <= SHORT_ROW:
         out: torch.Tensor = _ShortRows.apply(queries, keys, values, level.mask, scale)  # type: ignore[no-untyped-call]
     else:
@@ -151,8 +153,9 @@ class _ShortRows(torch.autograd.Function):
         groups, keys = k.shape[1], k.shape[2]
         flat_q = q.reshape(rows * groups, -1, width)
         flat_k, flat_v = k.reshape(rows * groups, keys, width), v.reshape(rows * groups, keys, width)
-        scores = torch.bmm(flat_q, flat_k.transpose(1, 2)).float().mul_(scale).view(rows, heads, length, keys)
-        weights = torch.softmax(scores.masked_fill_(~mask, float("-inf")), -1).to(q.dtype)
+        products = torch.bmm(flat_q, flat_k.transpose(1, 2)).view(rows, heads, length, keys)
+        bias = torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, float("-inf"))
+        weights = torch.softmax(torch.add(bias, products, alpha=scale), -1).to(q.dtype)  # one pass, and in fp32
         weights = weights.view(rows * groups, -1, keys)
         ctx.save_for_backward(flat_q, flat_k, flat_v, weights)
         ctx.scale, ctx.shapes = scale, (q.shape, k.shape)

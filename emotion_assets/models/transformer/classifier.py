@@ -108,7 +108,8 @@ class Classifier(nn.Module):
         return pack_rows(rows, self.causal, self.first_position, padded=padded, **options)
 
     def _head_log_probabilities(self, batch: Batch) -> torch.Tensor:
-        pooled = self.dropout(batch.pool(self.hidden(batch), self.config.pooling).float())
+        hidden = self.hidden(batch) if self.training else self.hidden(batch).float()  # sums do not depend on padding
+        pooled = self.dropout(batch.pool(hidden, self.config.pooling).float())
         assert self.head is not None
         with torch.autocast(pooled.device.type, enabled=False):  # half-precision logits are so coarse that labels tie
             return torch.log_softmax(self.head(pooled), dim=-1)

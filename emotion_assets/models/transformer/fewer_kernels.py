@@ -89,16 +89,17 @@ def _problem(device: torch.device, kind: torch.dtype) -> str:
         for exact in (True, False):
             leaf = x.clone().to(torch.float32 if exact else kind).requires_grad_()
             if exact:
-                weights = zip(group.weight.float().split(group.sizes), a, b, strict=True)
-                first, second = (leaf @ w.t() + 0.5 * leaf @ down.t() @ up.t() for w, down, up in weights)
+                bases: Any = group.weight.float().split(group.sizes)
+                parts = zip(bases, a, b, strict=True)
+                first, second = (leaf @ w.t() + 0.5 * leaf @ down.t() @ up.t() for w, down, up in parts)
                 heads = first.view(5, -1, 16)
                 first = (heads * cos + heads.roll(8, -1) * sine).flatten(1)
             else:
                 first, second = group(leaf, group.sizes, (cos.to(kind), sine.to(kind)))
             normed = _norm(SimpleNamespace(weight=torch.ones_like(second[0]), variance_epsilon=1e-6), second)
-            outputs = [part.float() for part in (first, second, normed)]
-            torch.stack([(part * factor).sum() for part, factor in zip(outputs, factors, strict=True)]).sum().backward()
-            results.append([*outputs, leaf.grad, *(p.grad for p in (*a, *b))])
+            made = [part.float() for part in (first, second, normed)]
+            torch.stack([(part * factor).sum() for part, factor in zip(made, factors, strict=True)]).sum().backward()
+            results.append([*made, leaf.grad, *(p.grad for p in (*a, *b))])
             for p in (*a, *b):
                 p.grad = None
     except Exception as error:  # a kernel that this GPU, or this torch, does not have

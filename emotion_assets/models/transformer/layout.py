@@ -10,12 +10,16 @@ Does not belong here: token ids (``batches``), attention itself (``attention``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from emotion_assets.training.transfer import to_device
+
+STEADY_KEYS = 32  # with multiples of it, a CPU's half-precision products do not depend on how many keys are padding
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,14 @@ class Level:
     key: torch.Tensor
     unpad: torch.Tensor
     mask: torch.Tensor
+
+    @cached_property
+    def steady(self) -> Level:
+        """The same with a multiple of ``STEADY_KEYS`` keys, more of them padding."""
+        missing = -self.mask.shape[-1] % STEADY_KEYS
+        key = self.key.view(self.rows, -1)
+        key = torch.cat([key, key[:, -1:].expand(-1, missing)], 1).flatten()
+        return replace(self, key=key, mask=pad(self.mask, (0, missing), value=False))
 
 
 @dataclass(frozen=True)

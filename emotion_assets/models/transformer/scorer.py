@@ -5,41 +5,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from emotion_assets.models.kind import Scorer
 from emotion_assets.models.networks import score_in_batches
 from emotion_assets.models.transformer.checkpoints import load_classifier
 from emotion_assets.models.transformer.tokens import (
     TOKENIZER_FOLDER,
-    are_truncated,
-    encode,
-    encode_prompts,
+    encode_marking,
+    encode_prompts_marking,
     load_tokenizer,
 )
 from emotion_assets.storage.store import Store, StoredFolder
-from emotion_assets.training.runtime import choose_runtime
+from emotion_assets.training.runtime import choose_runtime, cpu_has_bf16
+
+
+def faster_formats(model: StoredFolder) -> tuple[str, ...]:
+    """bf16 on a CPU that multiplies bf16 matrices. On a GPU the profile's ``precision`` decides, not a measurement.
+
+    int8 is none: with activations quantised as they come, a row's scores depend on the rows of its batch.
+    """
+    on_cpu = choose_runtime().device.type == "cpu"
+    return (
+        ("bf16",)
+        if on_cpu and cpu_has_bf16() and model.read_json("model.json").get("quantization", "none") == "none"
+        else ()
+    )
 
 
 class TransformerScorer(Scorer):
-    """Scores texts, or prompts made of them, by their tokens."""
+    """Scores texts, or prompts made of them, by their tokens.
 
-    def __init__(self, model: StoredFolder, store: Store) -> None:
+    In ``bf16`` the weights are those of fp32, adapters merged, rounded once; the head stays in fp32.
+    """
+
+    def __init__(self, model: StoredFolder, store: Store, number_format: str = "") -> None:
         config = model.read_json("model.json")
-        self._runtime = choose_runtime(config.get("precision", "auto"))
+        self._runtime = choose_runtime("fp32" if number_format else config.get("precision", "auto"))
         base = None if config["method"] == "full" else store.open("base_models", config["base_digest"])
         self._model = load_classifier(model, base, self._runtime)
+        if number_format == "bf16":
+            self._model.backbone.to(torch.bfloat16)
+        on_cpu, half = self._runtime.device.type == "cpu", self._runtime.dtype != torch.float32
+        self._steady = on_cpu and (half or number_format == "bf16")
         self._tokenizer = load_tokenizer(model.file(TOKENIZER_FOLDER))
         self.labels = self._model.config.labels
 
-    def score(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
         config = self._model.config
         if config.objective == "instruction":
-            rows = encode_prompts(self._tokenizer, config.instruction, texts, config.max_length, config.system)
-        else:
-            rows = encode(self._tokenizer, texts, config.max_length)
-        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
+            return encode_prompts_marking(self._tokenizer, config.instruction, texts, config.max_length, config.system)
+        return encode_marking(self._tokenizer, texts, config.max_length)
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
-        config = self._model.config
-        instruction = config.instruction if config.objective == "instruction" else None
-        return are_truncated(self._tokenizer, texts, config.max_length, instruction, config.system)
+    def predict(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        return score_in_batches(self._model, rows, self._runtime, len(self.labels), self._steady)

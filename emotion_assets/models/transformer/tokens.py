@@ -88,36 +88,59 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str, text: str
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
     """Token ids of each text, special tokens included, cut at ``max_length``."""
-    ids = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
-    return [list(row) for row in ids]
+    return encode_marking(tokenizer, texts, max_length)[0]
+
+
+def encode_marking(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> tuple[list[list[int]], np.ndarray]:
+    """As ``encode``, and ``[texts]`` bool: which were cut. Every text goes through the tokenizer once."""
+    backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend.no_padding()
+    backend.enable_truncation(max_length)
+    try:
+        encodings = backend.encode_batch_fast(list(texts))
+    finally:
+        backend.no_truncation()
+    return [encoding.ids for encoding in encodings], np.array([bool(e.overflowing) for e in encodings], dtype=bool)
 
 
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, instruction: str, texts: Sequence[str], max_length: int, system: str = ""
 ) -> list[list[int]]:
     """Token ids of each prompt. A text that is too long is truncated; the instruction and chat template never are."""
+    return encode_prompts_marking(tokenizer, instruction, texts, max_length, system)[0]
+
+
+def encode_prompts_marking(
+    tokenizer: PreTrainedTokenizerBase, instruction: str, texts: Sequence[str], max_length: int, system: str = ""
+) -> tuple[list[list[int]], np.ndarray]:
+    """As ``encode_prompts``, and ``[texts]`` bool: which texts were cut.
+
+    A text whose whole prompt leaves room for an answer is tokenised once, inside it. The others are tokenised by
+    themselves, which says where to cut, and their prompts again.
+    """
     limit = max_text_tokens(tokenizer, instruction, max_length, system)
-    encoded_texts = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    prompts = []
-    for text, offsets in zip(texts, encoded_texts["offset_mapping"], strict=True):
-        truncated = text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
-        prompts.append(build_prompt(tokenizer, instruction, truncated, system))
-    encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    return [list(row) for row in encoded]
+    prompts = _ids(tokenizer, [build_prompt(tokenizer, instruction, text, system) for text in texts])
+    truncated = np.zeros(len(prompts), dtype=bool)
+    long = [i for i, prompt in enumerate(prompts) if len(prompt) > max_length - MAX_ANSWER_TOKENS]
+    if long:
+        spans = tokenizer(
+            [texts[i] for i in long], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        found = zip(long, spans["offset_mapping"], strict=True)
+        ends = {i: span[limit - 1][1] for i, span in found if len(span) > limit}
+        shorter = _ids(
+            tokenizer, [build_prompt(tokenizer, instruction, texts[i][:end], system) for i, end in ends.items()]
+        )
+        for i, prompt in zip(ends, shorter, strict=True):
+            prompts[i], truncated[i] = prompt, True
+    return prompts, truncated
 
 
-def are_truncated(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    max_length: int,
-    instruction: str | None,
-    system: str = "",
-) -> list[bool]:
-    """For each text whether ``encode`` truncates it, or ``encode_prompts`` if there is an instruction."""
-    limit = max_length if instruction is None else max_text_tokens(tokenizer, instruction, max_length, system)
-    special = instruction is None
-    ids = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
-    return [len(row) > limit for row in ids]
+def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    ids = tokenizer(list(prompts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return [list(row) for row in ids]
 
 
 def max_text_tokens(tokenizer: PreTrainedTokenizerBase, instruction: str, max_length: int, system: str = "") -> int:
@@ -162,13 +185,14 @@ def write_tokens(
         full = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
         ids = encode(tokenizer, texts, max_length)
         lengths = np.array([len(row) for row in full])
+        truncated = lengths > max_length
         columns = {
             "input_ids": pa.array(ids, pa.list_(pa.int32())),
             "label": pa.array([index[label] for label in splits[split]["label"]], pa.int16()),
             "length": pa.array(lengths, pa.int32()),
         }
         if instruction is not None:
-            prompts = encode_prompts(tokenizer, instruction, texts, max_length, system)
+            prompts, truncated = encode_prompts_marking(tokenizer, instruction, texts, max_length, system)
             columns["prompt_ids"] = pa.array(prompts, pa.list_(pa.int32()))
         pq.write_table(pa.table(columns), folder / f"{split}.parquet")
         tokens = sum(len(row) for row in ids)
@@ -178,9 +202,7 @@ def write_tokens(
             "length_median": int(np.median(lengths)),
             "length_p95": int(np.percentile(lengths, 95)),
             "length_max": int(lengths.max()),
-            "truncated": int((lengths > max_length).sum())
-            if instruction is None
-            else sum(are_truncated(tokenizer, texts, max_length, instruction, system)),
+            "truncated": int(truncated.sum()),
             "unknown_share": sum(row.count(unknown) for row in ids) / tokens if unknown is not None else 0.0,
         }
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)

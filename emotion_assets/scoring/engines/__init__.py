@@ -1,0 +1,1 @@
+"""Where texts are scored: one file per engine."""
