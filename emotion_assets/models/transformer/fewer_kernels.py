@@ -85,7 +85,7 @@ def _problem(device: torch.device, kind: torch.dtype) -> str:
         group = _Group(layers)
         _HalfCopies([group], kind).refresh()
         a, b = group.adapters
-        results = []
+        results: list[list[Any]] = []
         for exact in (True, False):
             leaf = x.clone().to(torch.float32 if exact else kind).requires_grad_()
             if exact:
