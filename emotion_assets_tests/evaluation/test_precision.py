@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from emotion_assets.dataset.splits import read_split
+from emotion_assets.dataset.splits import Dataset, read_split, write_splits
 from emotion_assets.evaluation import precision
 from emotion_assets.evaluation.precision import FormatMeasured, choose_precision, stored_precision
 from emotion_assets.models import registry
 from emotion_assets.models.kind import Scorer
+from emotion_assets.models.transformer.checkpoints import save_classifier
+from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER
 from emotion_assets.storage.keys import RAW_DATASET
+from emotion_assets.storage.store import Store, StoredFolder
+from emotion_assets.training.runtime import cpu_has_bf16
 from emotion_assets_tests.worlds.evaluated import World, world
+from emotion_assets_tests.worlds.tiny import LABELS, classifier_of, stored_case
 
 __all__ = ["world"]
 
@@ -91,3 +99,46 @@ def test_a_format_is_measured_on_validation_once_and_remembered(
     assert loaded == ["fp32", "bf16"]
     monkeypatch.setattr(registry, "number_formats_of", lambda model: ("fp8",))  # another chip
     assert stored_precision(model, dataset.digest, store) == precision.OWN
+
+
+def store_transformer(root: Path) -> tuple[Store, StoredFolder, StoredFolder]:
+    """A small BERT with random weights, and a dataset of the words that it knows."""
+    store, base, tokens = stored_case(root, "bert")
+    classifier = classifier_of(base.path, pooling="mean", method="full")
+    with store.writing("models") as draft:
+        save_classifier(classifier, draft.path)
+        shutil.copytree(tokens.file(TOKENIZER_FOLDER), draft.file(TOKENIZER_FOLDER))
+        model = draft.finish({})
+    words = ["walk river", "stone", "cloud amber lantern", "quiet storm", "garden copper meadow walk"]
+    rows = [{"text": f"{text} {other}", "label": LABELS[i % 3]} for i, text in enumerate(words) for other in words]
+    frame = pd.DataFrame(rows)
+    with store.writing("datasets") as draft:
+        write_splits(Dataset({"train": frame, "validation": frame, "test": frame}, "made up"), draft.path)
+        dataset = draft.finish({"labels": LABELS})
+    return store, model, dataset
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU does not multiply bf16 matrices")
+def test_a_transformer_is_measured_in_bf16_and_its_scores_hold_in_any_batch(tmp_path: Path) -> None:
+    store, model, dataset = store_transformer(tmp_path)
+    fp32, bf16 = choose_precision(model, dataset, store).measured
+    assert (fp32.number_format, bf16.number_format) == ("fp32", "bf16")
+    assert fp32.difference < precision.MOST_DIFFERENCE
+    assert bf16.difference < precision.MOST_DIFFERENCE
+    texts = read_split(dataset, "validation")["text"].tolist()
+    scores = [registry.load_scorer(model, store, form).score(texts) for form in ("fp32", "bf16")]
+    assert bf16.agreement == (scores[0].argmax(1) == scores[1].argmax(1)).mean()
+    assert np.abs(scores[0] - scores[1]).max() > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs /proc")
+def test_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
+    store, model, _ = store_transformer(tmp_path)
+    scorer: Any = registry.load_scorer(model, store, "fp32")
+    mapped = [
+        [int(bound, 16) for bound in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(model.file("backbone") / "model.safetensors"))
+    ]
+    weights = list(scorer._model.backbone.parameters())
+    assert all(any(low <= weight.data_ptr() < high for low, high in mapped) for weight in weights)
