@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 SPLITS = ("test", "validation")
 CARD = "README.md"
+TOKENS = "AutoModelForTokenClassification"
+PIPELINES = {"AutoModelForSequenceClassification": "text-classification", "AutoModelForCausalLM": "text-generation"}
+BY_TOKENS = """
+
+It is a model for token classification, whose scores the code above takes together: transformers has no class for
+sequence classification that computes the same, so its text-classification pipeline does not read this folder."""
 
 
 def export_model(workspace: Workspace, name: str, target: Path, adapter: bool) -> list[str]:
@@ -56,6 +62,8 @@ def export_model(workspace: Workspace, name: str, target: Path, adapter: bool) -
                 raise UserError(f"--model {name}: {error}") from None
             text = _card(name, model, made, figures, temperature, kind.describe(settings.models[name]))
             (draft / CARD).write_text(text, encoding="utf-8")
+            for path in draft.iterdir():
+                path.chmod(0o644)  # safetensors closes its files to every other user
             sync_folder(draft)
             draft.replace(target)
     except OSError as error:
@@ -124,7 +132,7 @@ print(probabilities("I can't thank you enough"))
 
 `temperature=1.0` gives the probabilities that the figures below are of. `temperature={temperature:.6g}`, chosen on
 validation, gives calibrated ones, which is how this project scores feedback. Weights are in {made.format}, as
-safetensors; another format or device rounds differently.
+safetensors; another format or device rounds differently.{BY_TOKENS if made.loaded_by == TOKENS else ""}
 
 ## Figures
 
@@ -162,11 +170,10 @@ def _metadata(name: str, made: Export, test: Row) -> str:
         )
         for kind, title, column in (("accuracy", "Accuracy", "accuracy"), ("f1", "Macro F1", "macro_f1"))
     ]
-    answers = made.loaded_by == "AutoModelForCausalLM"
     data = ModelCardData(
         base_model=made.base[0] if made.base else None,
         library_name=made.library,
-        pipeline_tag="text-generation" if answers else "text-classification",
+        pipeline_tag=PIPELINES.get(made.loaded_by),
         tags=["emotion", "text-classification"],
         model_name=name,
         eval_results=results,

@@ -88,6 +88,7 @@ def test_the_card_has_the_figures_of_the_table_and_code_that_gives_the_scorers_p
     np.testing.assert_allclose(calibrated, scale(scores, temperature), atol=1e-5)
     assert "I can't thank you enough" in code
     for file in (tmp_path / "out").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o644
         assert str(tmp_path).encode() not in file.read_bytes()
 
 
@@ -98,10 +99,21 @@ def test_the_adapter_alone_has_its_card_too(
     export_model(world.workspace, NAME, tmp_path / "out", adapter=True)
     metadata, code, _ = _card(tmp_path / "out")
     assert metadata["library_name"] == "peft"
+    assert "pipeline_tag" not in metadata
     store = world.workspace.store
     base = store.open("base_models", model.read_json("model.json")["base_digest"])
     scores = load_scorer(model, store).score(TEXTS)
     np.testing.assert_allclose(run_code(code, tmp_path / "out", base.path), scores, atol=1e-4)
+
+
+def test_a_model_whose_scores_are_pooled_over_tokens_says_so(
+    make_world: Callable[..., tuple[World, StoredFolder]], tmp_path: Path
+) -> None:
+    world, _ = make_world(pooling="mean")
+    export_model(world.workspace, NAME, tmp_path / "out", adapter=False)
+    metadata, _, text = _card(tmp_path / "out")
+    assert "pipeline_tag" not in metadata
+    assert "It is a model for token classification" in text
 
 
 @pytest.mark.parametrize(
