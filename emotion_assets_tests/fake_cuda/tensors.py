@@ -174,6 +174,9 @@ def _wrap(x: Any) -> Any:
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation, wherever its tensors are."""
     name = func.overloadpacket.__name__
+    if torch.is_inference_mode_enabled() and func._can_decompose():  # elsewhere autograd has taken it apart before
+        with OnDevice():
+            return func.decompose(*args, **kwargs)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     here = [x for x in tensors if isinstance(x, FakeCudaTensor)]
     if special := _TRANSFERS.get(name):
