@@ -147,7 +147,7 @@ def max_text_tokens(tokenizer: PreTrainedTokenizerBase, instruction: str, max_le
     """How many tokens of a text fit into a prompt with a label word after it.
 
     Raises:
-        DataError: none do.
+        DataError: the prompt without a text leaves no room for one.
     """
     empty = tokenizer(build_prompt(tokenizer, instruction, "", system), add_special_tokens=False)["input_ids"]
     if (limit := max_length - len(empty) - MAX_ANSWER_TOKENS) < 1:
