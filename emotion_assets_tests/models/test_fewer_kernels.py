@@ -30,6 +30,11 @@ def _gradients(folder: Path, objective: str, fewer: bool, **settings: Any) -> li
     return [loss, *(p.grad for p in classifier.parameters() if p.requires_grad and p.grad is not None)]
 
 
+def _assert_close(mine: torch.Tensor, theirs: torch.Tensor) -> None:
+    """But for the rounding of transformers' norms, which compute in fp32."""
+    assert (mine.double() - theirs.double()).norm() < 1e-4 * theirs.double().norm()
+
+
 @pytest.mark.parametrize("objective", ["head", "instruction"])
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
 def test_loss_and_gradients_are_those_of_the_plain_path(tmp_path: Path, model_type: str, objective: str) -> None:
@@ -37,14 +42,14 @@ def test_loss_and_gradients_are_those_of_the_plain_path(tmp_path: Path, model_ty
     plain, fewer = (_gradients(folder, objective, how) for how in (False, True))
     assert len(plain) == len(fewer) > 14
     for theirs, mine in zip(plain, fewer, strict=True):
-        torch.testing.assert_close(mine.double(), theirs.double(), rtol=1e-4, atol=1e-5)
+        _assert_close(mine, theirs)
 
 
 def test_a_scaling_that_is_no_power_of_two_is_folded_in(tmp_path: Path) -> None:
     folder = base_folder(tmp_path / "base")
     plain, fewer = (_gradients(folder, "head", how, lora={"rank": 8, "alpha": 12}) for how in (False, True))
     for theirs, mine in zip(plain, fewer, strict=True):
-        torch.testing.assert_close(mine.double(), theirs.double(), rtol=1e-4, atol=1e-5)
+        _assert_close(mine, theirs)
 
 
 def test_the_copies_follow_the_optimizer(tmp_path: Path) -> None:
