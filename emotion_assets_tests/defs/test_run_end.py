@@ -61,7 +61,7 @@ def training_run(tmp_path: Path) -> Any:
         cwd=PROJECT,
         env=os.environ | environment,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=(tmp_path / "said").open("w"),
     )
     of_worker = psutil.Process(worker.pid)
 
