@@ -72,6 +72,7 @@ def _ending_with_run(args: tuple[Any, ...]) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     instance, run_id = context.instance, context.run.run_id
+    require_run_going(instance, run_id)  # a step may be tried again in a run that ended meanwhile
     with ending_with_run(instance, run_id):
         yield lambda: require_run_going(instance, run_id)
 

@@ -27,14 +27,20 @@ GRACE_SECONDS = 20.0
 @contextmanager
 def ending_with_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     """Interrupt this process when the run's worker is gone or the run is over, and kill it if it does not end then.
+    The interruption is a failure that is not tried again: there is no run to try it in.
 
     The run's worker is the process that this one was forked for (``multiprocessing.parent_process``); a step in the
     worker itself has only the run to look at.
     """
-    done = threading.Event()
-    threading.Thread(target=_watch, args=(instance, run_id, done), daemon=True, name="ending_with_run").start()
+    done, over = threading.Event(), threading.Event()
+    watch = threading.Thread(target=_watch, args=(instance, run_id, done, over), daemon=True, name="ending_with_run")
+    watch.start()
     try:
         yield
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        if not over.is_set():
+            raise
+        raise dg.Failure(f"run {run_id[:8]} is over, and so is this step", allow_retries=False) from None
     finally:
         done.set()
 
@@ -52,7 +58,7 @@ def require_run_going(instance: dg.DagsterInstance, run_id: str) -> None:
         )
 
 
-def _watch(instance: dg.DagsterInstance, run_id: str, done: threading.Event) -> None:
+def _watch(instance: dg.DagsterInstance, run_id: str, done: threading.Event, over: threading.Event) -> None:
     worker = multiprocessing.parent_process()
     looked = time.monotonic()
     while not done.wait(PARENT_SECONDS):
@@ -61,6 +67,7 @@ def _watch(instance: dg.DagsterInstance, run_id: str, done: threading.Event) -> 
             looked = time.monotonic()
             gone = _how_it_ended(instance, run_id) is not None
         if gone:
+            over.set()
             os.kill(os.getpid(), signal.SIGINT)
             if not done.wait(GRACE_SECONDS):
                 os.kill(os.getpid(), signal.SIGKILL)

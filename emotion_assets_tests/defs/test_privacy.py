@@ -71,7 +71,7 @@ def test_runs_that_take_in_reject_quarantine_score_and_report_tell_dagster_nothi
         assert result.success
         (event,) = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey("feedback")]
         shown = event.materialization.metadata
-        assert shown["new rows"].value == 3 and "missing_text" in str(shown["rejects by reason"].value)
+        assert shown["new rows"].value == 3 and "empty_text" in str(shown["rejects by reason"].value)
         assert "no_header.csv" in str(shown["new files"].value) and "missing_text_column" in str(
             shown["new files"].value
         )

@@ -61,7 +61,7 @@ def training_run(tmp_path: Path) -> Any:
         cwd=PROJECT,
         env=os.environ | environment,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=(tmp_path / "said").open("w"),
     )
     of_worker = psutil.Process(worker.pid)
 
@@ -101,9 +101,10 @@ def test_a_run_that_is_marked_as_failed_from_outside_ends_its_training(training_
         instance.report_run_failed(run, "as run monitoring does")
     trains = [p for p in processes if p.is_running() and TRAINING in " ".join(p.cmdline())]
     wait_for(lambda: not alive(trains), seconds=90)
-    worker.wait(60)
+    worker.wait(240)
     run, events = events_of(terminal)
     assert run.status is dg.DagsterRunStatus.FAILURE and "ASSET_MATERIALIZATION" not in events
+    assert "STEP_UP_FOR_RETRY" not in events
 
 
 def test_a_step_that_outlives_its_run_records_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,3 +121,21 @@ def test_a_step_that_outlives_its_run_records_nothing(monkeypatch: pytest.Monkey
         failure = result.failure_data_for_node("late")
         assert failure and failure.user_failure_data
         assert "ended (failure) while this step went on" in str(failure.user_failure_data.description)
+
+
+def test_a_step_whose_run_ends_is_interrupted_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_end, "PARENT_SECONDS", 0.1)
+    monkeypatch.setattr(run_end, "STATUS_SECONDS", 0.1)
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+    @user_errors_as_failures
+    def long(context: dg.AssetExecutionContext) -> None:
+        context.instance.report_run_failed(context.run, "from outside")
+        time.sleep(60)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([long], instance=instance, raise_on_error=False)
+        assert not any(event.is_step_up_for_retry for event in result.all_events)
+        failure = result.failure_data_for_node("long")
+        assert failure and failure.user_failure_data
+        assert "is over, and so is this step" in str(failure.user_failure_data.description)
