@@ -17,7 +17,7 @@ from emotion_assets.models.transformer import attention
 from emotion_assets.models.transformer.checkpoints import load_backbone
 from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
 from emotion_assets.storage.store import Store
-from emotion_assets.training import resume
+from emotion_assets.training import resume, trainer
 from emotion_assets.training.runtime import choose_runtime
 from emotion_assets.training.trainer import Trainer
 from emotion_assets_tests.fake_cuda import device, kernels, tensors
@@ -26,6 +26,7 @@ from emotion_assets_tests.fake_cuda.llama8b import step_of_8b
 __all__ = ["load", "mix", "move", "score", "step_of_8b", "train", "train_cut_off"]
 
 COUNTED_STEP = 3
+trainer.REPORT_SECONDS = 1e9  # the loss curve has its points at the same steps, however slow the machine is
 attention.scaled_dot_product_attention = kernels.sdpa  # type: ignore[attr-defined]
 attention.importlib = types.SimpleNamespace(import_module=device.import_module)  # type: ignore[attr-defined]
 
@@ -57,13 +58,13 @@ def train(job: str, fits: int | None = None, groups: bool = True, spoilt_step: i
     at = [0]  # the step that runs
     original_step, original_loss = Trainer.step, Classifier.loss
 
-    def step(trainer: Trainer, rows: Sequence[int]) -> None:
-        at[0] = trainer.position.step + 1
+    def step(this: Trainer, rows: Sequence[int]) -> None:
+        at[0] = this.position.step + 1
         if at[0] != COUNTED_STEP:
-            return original_step(trainer, rows)
+            return original_step(this, rows)
         with tensors.counting() as activity:
             counted.append(activity)
-            return original_step(trainer, rows)
+            return original_step(this, rows)
 
     def loss(classifier: Classifier, rows: Sequence[Sequence[int]], *rest: Any) -> tuple[torch.Tensor, int]:
         checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in classifier.modules())
@@ -96,10 +97,10 @@ def train_cut_off(job: str, step: int) -> int:
     """Run a training job until it is cut off in this step, its state saved after each; the steps that were saved."""
     original: Callable[..., Any] = Trainer.step
 
-    def cut(trainer: Trainer, rows: Sequence[int]) -> Any:
-        if trainer.position.step + 1 == step:
+    def cut(this: Trainer, rows: Sequence[int]) -> Any:
+        if this.position.step + 1 == step:
             raise _CutOffError
-        return original(trainer, rows)
+        return original(this, rows)
 
     with (
         _replaced(Trainer, "step", cut),

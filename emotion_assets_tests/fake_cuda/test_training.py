@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,20 @@ from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.registry import load_scorer
 from emotion_assets.settings.schema import Training
 from emotion_assets.storage.store import StoredFolder
+from emotion_assets.training import trainer
 from emotion_assets_tests.fake_cuda.gpu import FakeGpu
 from emotion_assets_tests.worlds.tiny import LABELS, stored_case
 
 BACKENDS = ("varlen", "flash_attention_2", "hub_kernel", "sdpa", "eager")
 OBJECTIVES = ("head", "instruction")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_points_in_between() -> Iterator[None]:
+    """The loss curve has its points at the same steps, however slow the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "REPORT_SECONDS", 1e9)
+        yield
 
 
 @pytest.fixture(scope="module", params=["llama"])
