@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from emotion_assets.storage.workspace import Workspace
     from emotion_assets_tests.worlds.postgres import Cluster
 
+# A shell starts what is in the background deaf to Ctrl-C; Dagster then makes a process deaf to SIGTERM too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for variable in ("EMOTION_DATASET", "EMOTION_HOME"):

@@ -10,6 +10,7 @@ killed from outside (for want of memory, or by hand) says nothing about it.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -56,6 +57,15 @@ class _Worker:
 
 _idle: list[_Worker] = []
 _lock = threading.Lock()
+
+
+@atexit.register
+def _end_idle() -> None:
+    """At the exit multiprocessing asks the workers to end by SIGTERM, to which a process started in the background may
+    be deaf, and waits for them."""
+    for worker in _idle:
+        if worker.usable():
+            worker.end()
 
 
 def read_apart(
