@@ -31,8 +31,11 @@ from emotion_assets.settings.schema import PROJECT_DIR, Settings
 HOST = LOOPBACK[0]
 FIRST_PORT, LAST_PORT = 3000, 3100
 START_SECONDS = 120
-ECHO = re.compile(r" - dagster - (DEBUG|INFO) - ")
-"""A line of a run's log on the terminal; the UI shows it with its run."""
+UNSAID = re.compile(
+    r" - dagster - (DEBUG|INFO) - |Found a dagster instance configuration value \(dagster.yaml\) in the current"
+)
+"""Lines that are not passed on: a run's log, which the UI shows with its run; that the project's dagster.yaml is not
+read, whose copy in the home is the one that counts."""
 
 
 def main() -> int:
@@ -93,12 +96,11 @@ def _running_dagster(settings: Settings) -> Iterator[tuple[subprocess.Popen[str]
     # `dg dev`, which dagster says to use instead, reports each start to its makers before it has read that it must not.
     command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev"]
     options = ["--host", HOST, "--port", str(port), "--log-level", "warning", "--code-server-log-level", "warning"]
-    # DAGSTER_HOME comes out of .env; where it is in the environment, dagster warns of the dagster.yaml in the project.
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    here = {"EMOTION_HOME": str(settings.home), "DAGSTER_HOME": str(settings.home / "dagster")}
     process = subprocess.Popen(
         [*command, *options],
         cwd=PROJECT_DIR,
-        env={**environment, "EMOTION_HOME": str(settings.home)},
+        env=os.environ | here,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -117,7 +119,7 @@ def _running_dagster(settings: Settings) -> Iterator[tuple[subprocess.Popen[str]
 
 def _pass_on(said: IO[str]) -> None:
     for line in said:
-        if not ECHO.search(line):
+        if not UNSAID.search(line):
             print(line, end="", flush=True)
 
 
