@@ -67,10 +67,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Scores:
-    """Class probabilities ``[texts, labels]`` float32, each row summing to one, and ``[texts]`` bool: read in part."""
+    """Class probabilities ``[texts, labels]`` float32, each row summing to one, and ``[texts]`` bool: read in part;
+    of a cascade also ``[texts]`` bool: answered by its first model."""
 
     probabilities: np.ndarray
     truncated: np.ndarray
+    by_first: np.ndarray | None = None
 
 
 class Scorer(ABC):

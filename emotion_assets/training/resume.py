@@ -88,7 +88,7 @@ class ResumeState:
                     return file.get_tensor(name)
         except (OSError, SafetensorError):  # not there yet, or damaged
             pass
-        computed = compute()
+        computed = compute().contiguous()
         if distributed.is_first():
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing_file(path) as draft:

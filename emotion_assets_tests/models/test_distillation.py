@@ -242,11 +242,11 @@ def test_what_was_computed_once_is_of_one_recipe(tmp_path: Path) -> None:
 class Stranger(Scorer):
     labels: list[str] = ["good", "bad"]  # noqa: RUF012
 
-    def score(self, texts: Any) -> np.ndarray:
+    def encode(self, texts: Any) -> tuple[Any, np.ndarray]:
         raise AssertionError("it is refused before it is asked")
 
-    def truncated(self, texts: Any) -> list[bool]:
-        return []
+    def predict(self, rows: Any) -> np.ndarray:
+        raise AssertionError("it is refused before it is asked")
 
 
 def test_a_teacher_of_other_labels_is_one_line(

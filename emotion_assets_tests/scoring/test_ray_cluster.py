@@ -1,0 +1,101 @@
+"""The cluster that the Ray engine makes and leaves, and those that it cannot reach."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from emotion_assets.scoring.calibration import Calibration, calibrate
+from emotion_assets.scoring.engines.engine import make_block
+from emotion_assets.scoring.engines.ray import RayEngine
+from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.scoring import RaySettings, ScoringSettings
+from emotion_assets.storage.workspace import Workspace
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: install emotion_assets[ray]")
+
+ONE = [make_block(["so happy"])]
+CONNECT = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False)
+except BaseException as error:
+    print(type(error).__name__, error)
+    sys.exit(3)
+"""
+
+
+@pytest.fixture
+def calibration(workspace: Workspace) -> Calibration:
+    return calibrate(workspace.settings, workspace.store)
+
+
+def engine(address: str | None = None) -> RayEngine:
+    return RayEngine(ScoringSettings(engine="ray", workers=1, ray=RaySettings(address=address)))
+
+
+def listening(processes: list[psutil.Process]) -> set[str]:
+    """The addresses that these processes listen on."""
+    found = set()
+    for process in processes:
+        try:
+            found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_cluster_made_here_is_of_this_machine_alone_and_leaves_nothing(
+    calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    before = signal.getsignal(signal.SIGTERM), set(Path(tempfile.gettempdir()).glob("ray*"))
+    answers = engine().answers(calibration, ONE)
+    next(answers)
+    processes = psutil.Process().children(recursive=True)
+    assert processes
+    assert listening(processes) <= {"127.0.0.1", "::1"}
+    assert not any("dashboard.py" in " ".join(process.cmdline()) for process in processes)
+    address = ray.get_runtime_context().gcs_address
+    stranger = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    refused = subprocess.run(
+        [sys.executable, "-c", CONNECT, address], env=stranger, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert refused.returncode == 3, refused.stdout + refused.stderr
+    answers.close()
+    psutil.wait_procs(processes, timeout=30)
+    assert [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert (signal.getsignal(signal.SIGTERM), set(Path(tempfile.gettempdir()).glob("ray*"))) == before
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_texts_that_kill_every_actor_end_with_one_line(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMOTION_FAILPOINT", "scoring.worker")
+    with pytest.raises(UserError, match="the Ray actor was lost 3 times on the same texts"):
+        list(engine().answers(calibration, ONE))
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{free}", "ray://127.0.0.1:{free}", "nowhere.invalid:6379", "nonsense"])
+def test_a_cluster_that_cannot_be_reached_is_one_line_at_once(calibration: Calibration, address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    address = address.format(free=free)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"^scoring\.ray\.address: \S+: cannot be reached \(.*\); give the HOST:PORT"):
+        list(engine(address).answers(calibration, ONE))
+    assert time.monotonic() - started < 60
+    assert not ray.is_initialized()
