@@ -59,17 +59,30 @@ class ScoringReport:
     rescored. ``by_first`` rows were answered by the first model of the ``cascade``; ``remark`` says why there is none
     where one was asked for."""
 
-    model: str
-    model_version: str
-    threshold: float
+    calibration: Calibration
     rows: int
     computed: int
     statuses: dict[str, int]
     redecided: int
     churn: tuple[dict[str, Any], ...]
-    cascade: Cascade | None
     by_first: int
     remark: str
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return self.calibration if isinstance(self.calibration, Cascade) else None
+
+    @property
+    def model(self) -> str:
+        return self.calibration.model
+
+    @property
+    def model_version(self) -> str:
+        return self.calibration.version
+
+    @property
+    def threshold(self) -> float:
+        return self.calibration.threshold
 
 
 def parse_rescore(value: str | None) -> date | None:
@@ -94,8 +107,8 @@ def parse_rescore(value: str | None) -> date | None:
 
 
 def load_champion(workspace: Workspace | None = None) -> Champion:
-    """The current champion, or the cascade before it, calibrated and loaded: of the home and profile of the environment,
-    unless told otherwise.
+    """The current champion, or the cascade of the settings, calibrated and loaded: of the home and profile of the
+    environment, unless told otherwise.
 
     Raises as ``calibrate_scoring`` and ``Calibration.load`` do.
     """
@@ -158,15 +171,12 @@ def score_feedback(
         with warehouse.reading() as db:
             changed = churn(db, version)
     return ScoringReport(
-        model=calibration.model,
-        model_version=version,
-        threshold=calibration.threshold,
+        calibration=calibration,
         rows=stored,
         computed=computed,
         statuses=statuses,
         redecided=redecided,
         churn=tuple(changed),
-        cascade=calibration if isinstance(calibration, Cascade) else None,
         by_first=by_first,
         remark=remark,
     )

@@ -77,7 +77,7 @@ def test_the_gate_is_the_lowest_confidence_from_which_on_the_agreement_is_reache
     assert figures.agreement == pytest.approx(agreements[cascade.gate])
     assert figures.share == pytest.approx((confidences >= cascade.gate).mean())
     assert 0 < figures.share < 1
-    assert figures.agreement_low < figures.agreement < figures.agreement_high
+    assert figures.agreement_low < figures.agreement <= figures.agreement_high
     assert figures.overall_agreement >= figures.agreement
     assert cascade.figures[1].split == "test"
     assert cascade.figures[1].rows == 250

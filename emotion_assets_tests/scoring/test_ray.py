@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import time
@@ -26,7 +27,9 @@ from emotion_assets.storage.store import StoredFolder, StoreError
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 
-pytest.importorskip("ray", reason="Ray is not installed: install emotion_assets[ray]")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: install emotion_assets[ray]"
+)
 
 ACTORS = 2
 SETTINGS = ScoringSettings(engine="ray", workers=ACTORS)

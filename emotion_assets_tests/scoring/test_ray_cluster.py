@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -9,19 +10,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from emotion_assets.scoring.calibration import Calibration, calibrate
-from emotion_assets.scoring.engines.engine import make_block
-from emotion_assets.scoring.engines.ray import RayEngine
+from emotion_assets.scoring.engines.engine import decode_scores, make_block
+from emotion_assets.scoring.engines.ray import RayEngine, _import_ray, _set_token
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.scoring import RaySettings, ScoringSettings
 from emotion_assets.storage.workspace import Workspace
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: install emotion_assets[ray]")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: install emotion_assets[ray]"
+)
 
 ONE = [make_block(["so happy"])]
 CONNECT = """
@@ -58,7 +63,6 @@ def test_a_cluster_made_here_is_of_this_machine_alone_and_leaves_nothing(
     calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     before = signal.getsignal(signal.SIGTERM), set(Path(tempfile.gettempdir()).glob("ray*"))
     answers = engine().answers(calibration, ONE)
     next(answers)
@@ -66,7 +70,7 @@ def test_a_cluster_made_here_is_of_this_machine_alone_and_leaves_nothing(
     assert processes
     assert listening(processes) <= {"127.0.0.1", "::1"}
     assert not any("dashboard.py" in " ".join(process.cmdline()) for process in processes)
-    address = ray.get_runtime_context().gcs_address
+    address = _import_ray().get_runtime_context().gcs_address
     stranger = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     refused = subprocess.run(
         [sys.executable, "-c", CONNECT, address], env=stranger, capture_output=True, text=True, timeout=200, check=False
@@ -76,8 +80,44 @@ def test_a_cluster_made_here_is_of_this_machine_alone_and_leaves_nothing(
     psutil.wait_procs(processes, timeout=30)
     assert [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     assert (signal.getsignal(signal.SIGTERM), set(Path(tempfile.gettempdir()).glob("ray*"))) == before
-    assert "RAY_AUTH_TOKEN" not in os.environ
     assert not (tmp_path / ".ray").exists()
+
+
+@pytest.fixture
+def running_cluster() -> Iterator[str]:
+    """The address of a cluster that somebody else has started, with this process's token."""
+    _import_ray()
+    _set_token()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with tempfile.TemporaryDirectory(prefix="rayhead", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
+        command += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}"]
+        environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+        head = subprocess.Popen(
+            [*command, "--include-dashboard=false"], env=environment, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert head.stdout is not None
+            assert any("Ray runtime started" in line for line in head.stdout)
+            yield address
+        finally:
+            processes = psutil.Process(head.pid).children(recursive=True)
+            head.send_signal(signal.SIGTERM)
+            psutil.wait_procs(processes, timeout=20)
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+
+
+def test_a_cluster_that_runs_scores_by_its_address_and_goes_on_running(
+    calibration: Calibration, running_cluster: str
+) -> None:
+    for _ in range(2):
+        (answers,) = engine(running_cluster).answers(calibration, ONE)
+        expected = calibration.load().answers(["so happy"]).probabilities
+        np.testing.assert_allclose(decode_scores(answers).probabilities, expected, atol=1e-5)
+        assert not _import_ray().is_initialized()
 
 
 def test_texts_that_kill_every_actor_end_with_one_line(
@@ -86,7 +126,7 @@ def test_texts_that_kill_every_actor_end_with_one_line(
     monkeypatch.setenv("EMOTION_FAILPOINT", "scoring.worker")
     with pytest.raises(UserError, match="the Ray actor was lost 3 times on the same texts"):
         list(engine().answers(calibration, ONE))
-    assert not ray.is_initialized()
+    assert not _import_ray().is_initialized()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{free}", "ray://127.0.0.1:{free}", "nowhere.invalid:6379", "nonsense"])
@@ -98,4 +138,4 @@ def test_a_cluster_that_cannot_be_reached_is_one_line_at_once(calibration: Calib
     with pytest.raises(UserError, match=r"^scoring\.ray\.address: \S+: cannot be reached \(.*\); give the HOST:PORT"):
         list(engine(address).answers(calibration, ONE))
     assert time.monotonic() - started < 60
-    assert not ray.is_initialized()
+    assert not _import_ray().is_initialized()

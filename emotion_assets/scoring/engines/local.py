@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -14,13 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from emotion_assets.scoring.ahead import work_ahead
 from emotion_assets.scoring.engines.engine import Engine, encode_scores, score_block
-from emotion_assets.scoring.engines.parts import TRIES, join_parts
+from emotion_assets.scoring.engines.parts import TRIES, join_parts, limit_threads
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.scoring import ScoringSettings
 from emotion_assets.storage.failpoints import failpoint
@@ -133,11 +132,7 @@ def _begin(calibration: Calibration, threads: int) -> None:
     _calibration = calibration
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[variable] = str(threads)
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:  # it has read the variable already
-        torch.set_num_threads(threads)
+    limit_threads(threads)
 
 
 def _end_with_parent() -> None:

@@ -1,10 +1,13 @@
-"""Blocks cut into parts, so that several workers share each block and its answers come back whole."""
+"""What engines of several workers have in common: blocks cut into parts that come back whole, and threads."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,3 +37,12 @@ def join_parts(
                 sizes.popleft()
                 yield pa.concat_batches(done)
                 done = []
+
+
+def limit_threads(threads: int) -> None:
+    """Let numeric libraries take so many cores in this process, a worker among others on the same machine."""
+    for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:  # it has read the variable already
+        torch.set_num_threads(threads)

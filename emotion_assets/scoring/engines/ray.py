@@ -13,10 +13,12 @@ asks for a token, and leaves nothing behind, neither logs nor texts that were sp
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from emotion_assets.scoring.engines.engine import Engine, score_block
-from emotion_assets.scoring.engines.parts import TRIES, join_parts
+from emotion_assets.scoring.engines.parts import TRIES, join_parts, limit_threads
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.scoring import RaySettings, ScoringSettings
 from emotion_assets.storage.failpoints import failpoint
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from emotion_assets.scoring.calibration import Calibration, Champion
 
 LOOPBACK = "127.0.0.1"
+CORES_OF_AN_ACTOR = 1
 UNDER_WAY = 2  # parts of each actor: the one that it scores, and the next
 REACH_SECONDS = 5.0
 OBJECT_STORE_BYTES = 512 * 2**20  # of a cluster made here; what does not fit goes to its folder on disk
@@ -63,6 +66,7 @@ class Worker:
     """What an actor does. The model is loaded with the first part, where an error finds its way back."""
 
     def __init__(self, calibration: Calibration) -> None:
+        limit_threads(CORES_OF_AN_ACTOR)
         self._calibration = calibration
         self._champion: Champion | None = None
 
@@ -109,7 +113,9 @@ class _Pool:
         cores, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
         if not cores:
             raise UserError(f"scoring.ray.address: the cluster has no cores; add a node to it, {USE_LOCAL}")
-        self._start = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_restarts=0, max_task_retries=0)(Worker).remote
+        self._start = ray.remote(num_cpus=CORES_OF_AN_ACTOR, num_gpus=min(gpus, 1), max_restarts=0, max_task_retries=0)(
+            Worker
+        ).remote
         self._actors = [_Actor(self._start(calibration)) for _ in range(workers or gpus or cores)]
         self._running: dict[Any, tuple[_Task, _Actor]] = {}
 
@@ -167,7 +173,11 @@ class _Pool:
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when ray is imported
+    """Ray, with token authentication on and usage statistics off unless the environment says otherwise."""
+    if (
+        "ray" not in sys.modules
+    ):  # it reads the mode as it is imported; imported by somebody else it has its own default
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -192,7 +202,8 @@ def _connected(ray: Any, settings: RaySettings, workers: int | None) -> Iterator
     with _kept_signals():
         if settings.address is None:
             folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-            with folder as path, _token_of_its_own(), _shutting_down(ray):
+            with folder as path, _shutting_down(ray):
+                _set_token()
                 _init(ray, "a cluster on this machine", **_local_options(settings, workers, path))
                 yield
         else:
@@ -216,7 +227,7 @@ def _local_options(settings: RaySettings, workers: int | None, folder: str) -> d
 
 def _init(ray: Any, where: str, **options: Any) -> None:
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"scoring.ray: {where}: Ray cannot connect ({first}); put that right, {USE_LOCAL}") from None
@@ -235,18 +246,11 @@ def _require_reachable(address: str) -> None:
         ) from None
 
 
-@contextmanager
-def _token_of_its_own() -> Iterator[None]:
-    """A token for a cluster that nobody else is to use, unless one is given: Ray would keep one in the user's home."""
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    if any(name in os.environ for name in names):
-        yield
-        return
-    os.environ[names[0]] = secrets.token_hex(32)
-    try:
-        yield
-    finally:
-        del os.environ[names[0]]
+def _set_token() -> None:
+    """A token of this process for the clusters that it makes, unless one is given: Ray would keep one in the user's
+    home. It stays, since Ray reads it once."""
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextmanager
