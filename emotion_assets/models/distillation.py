@@ -18,7 +18,8 @@ import torch
 from torch.nn.functional import kl_div, nll_loss
 
 from emotion_assets.dataset.balance import normalised
-from emotion_assets.dataset.splits import SPLITS, read_split
+from emotion_assets.dataset.files import SPLITS
+from emotion_assets.dataset.splits import read_split
 from emotion_assets.models.bigru import fit_bigru
 from emotion_assets.models.kind import TrainingRun
 from emotion_assets.models.kinds.distilled import Distilled, DistilledKind

@@ -61,7 +61,7 @@ class DistilledKind(Kind[Distilled]):
 
         return distil(model, run)
 
-    def load(self, model: StoredFolder, store: Store) -> Scorer:
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
         from emotion_assets.models.bigru import BiGruScorer
 
         return BiGruScorer(model)
