@@ -53,7 +53,8 @@ def listening(processes: list[psutil.Process]) -> set[str]:
     found = set()
     for process in processes:
         try:
-            found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            open_ports = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            found |= {c.laddr.ip.removeprefix("::ffff:") for c in open_ports}  # as IPv6 has an address of IPv4
         except psutil.Error:
             continue
     return found
@@ -63,12 +64,16 @@ def test_a_cluster_made_here_is_of_this_machine_alone_and_leaves_nothing(
     calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    before = signal.getsignal(signal.SIGTERM), set(Path(tempfile.gettempdir()).glob("ray*"))
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     answers = engine().answers(calibration, ONE)
     next(answers)
     processes = psutil.Process().children(recursive=True)
     assert processes
-    assert listening(processes) <= {"127.0.0.1", "::1"}
+    logs = next(a for p in processes for a in p.cmdline() if a.startswith("--log_dir="))
+    folder = Path(logs.removeprefix("--log_dir=")).parents[1]
+    assert folder.parent == Path(tempfile.gettempdir())
+    assert folder.exists()
+    assert listening([psutil.Process(), *processes]) == {"127.0.0.1"}
     assert not any("dashboard.py" in " ".join(process.cmdline()) for process in processes)
     address = _import_ray().get_runtime_context().gcs_address
     stranger = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
@@ -76,10 +81,12 @@ def test_a_cluster_made_here_is_of_this_machine_alone_and_leaves_nothing(
         [sys.executable, "-c", CONNECT, address], env=stranger, capture_output=True, text=True, timeout=200, check=False
     )
     assert refused.returncode == 3, refused.stdout + refused.stderr
+    assert "InvalidAuthToken" in refused.stdout + refused.stderr
     answers.close()
     psutil.wait_procs(processes, timeout=30)
     assert [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
-    assert (signal.getsignal(signal.SIGTERM), set(Path(tempfile.gettempdir()).glob("ray*"))) == before
+    assert signal.getsignal(signal.SIGTERM) == on_sigterm
+    assert not folder.exists()
     assert not (tmp_path / ".ray").exists()
 
 

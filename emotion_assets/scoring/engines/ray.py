@@ -202,7 +202,7 @@ def _connected(ray: Any, settings: RaySettings, workers: int | None) -> Iterator
     with _kept_signals():
         if settings.address is None:
             folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-            with folder as path, _shutting_down(ray):
+            with folder as path, _on_loopback(ray), _shutting_down(ray):
                 _set_token()
                 _init(ray, "a cluster on this machine", **_local_options(settings, workers, path))
                 yield
@@ -244,6 +244,23 @@ def _require_reachable(address: str) -> None:
             f"scoring.ray.address: {address}: cannot be reached ({why}); give the HOST:PORT of a cluster that runs, "
             f"{USE_LOCAL}"
         ) from None
+
+
+@contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Ray takes 127.0.0.1 for the machine's address on the network, and listens there, unless clusters are off: this
+    switch of its own, made for other systems, keeps every part of a cluster made meanwhile on loopback."""
+    constants = ray._private.ray_constants
+    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    given = os.environ.get(name)
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+        if given is not None:
+            os.environ[name] = given
 
 
 def _set_token() -> None:
