@@ -100,7 +100,7 @@ def running_cluster() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="rayhead", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
         command += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}"]
-        environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", "PYTHONUNBUFFERED": "1"}
         head = subprocess.Popen(
             [*command, "--include-dashboard=false"], env=environment, stdout=subprocess.PIPE, text=True,
             start_new_session=True,
