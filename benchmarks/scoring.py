@@ -10,7 +10,7 @@
               products of the same sizes and number format.
 ``embedded``  a champion of the profile ``embedded``: a Parquet file in, rows committed.
 ``growth``    cost per row and peak memory at each of ``--sizes``.
-``workers``   two processes against one, at 1,000 rows and at the largest size.
+``workers``   two processes, and two actors of Ray, against one, at 1,000 rows and at the largest size.
 
 Peers that are not installed are said to be so. Bars: 6 times the pipeline's default, 4 times its best, ahead of the
 others; 70% of the matrix products' rate; 8,000 texts/s; cost per row within 20%.
@@ -19,6 +19,7 @@ others; 70% of the matrix products' rate; 8,000 texts/s; cost per row within 20%
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -195,8 +196,8 @@ def take_in(workspace: Workspace) -> None:
     ingest(workspace.settings.inbox, workspace.warehouse, workspace.settings.feedback, "benchmark")
 
 
-def score(workspace: Workspace, workers: int = 1) -> int:
-    settings = workspace.settings.model_copy(update={"scoring": ScoringSettings(workers=workers)})
+def score(workspace: Workspace, scoring: ScoringSettings | None = None) -> int:
+    settings = workspace.settings.model_copy(update={"scoring": scoring or ScoringSettings(workers=1)})
     return score_feedback(settings, workspace.store, workspace.warehouse, "benchmark").rows
 
 
@@ -230,14 +231,21 @@ def grow(folder: Path, sizes: Sequence[int]) -> None:
 
 
 def compare_workers(folder: Path, sizes: Sequence[int]) -> None:
-    print("\ntwo over one  one rows/s  two rows/s  rows")
+    """Each from rows that wait to rows committed, so the start of processes or of a Ray cluster is part of it."""
+    engines = {"one process": ScoringSettings(workers=1), "two processes": ScoringSettings(workers=2)}
+    if importlib.util.find_spec("ray"):
+        engines["two actors of Ray"] = ScoringSettings(engine="ray", workers=2)
+    else:
+        print("two actors of Ray: not run, Ray is not installed")
+    print("\nof one process  rows/s   seconds     rows  engine")
     for rows in sizes:
-        rates = []
-        for workers in (1, 2):
+        first = 0.0
+        for name, scoring in engines.items():
             workspace = make_home(folder, rows)
             take_in(workspace)
-            rates.append(measure("", rows, lambda w=workspace, n=workers: score(w, n)).rate)  # type: ignore[misc]
-        print(f"{rates[1] / rates[0]:>12.2f}  {rates[0]:>10.0f}  {rates[1]:>10.0f}  {rows:,}", flush=True)
+            rate = measure(name, rows, lambda w=workspace, s=scoring: score(w, s)).rate  # type: ignore[misc]
+            first = first or rate
+            print(f"{rate / first:>14.2f}  {rate:>6.0f}  {rows / rate:>8.1f}  {rows:>7,}  {name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def score(
 ) -> None:
     """Classify a line of text, a file of feedback or lines piped in with the champion. Nothing is stored."""
     from emotion_assets.cli import scoring
-    from emotion_assets.scoring.calibration import calibrate
+    from emotion_assets.scoring.cascade import calibrate_scoring
 
     workspace = _workspace()
     source = scoring.stdin_bytes() if what == scoring.STDIN else scoring.feedback_file(what)
@@ -54,7 +54,9 @@ def score(
         raise UserError(f"{option}: only the scores of a file are written; leave it out, or give a file to score")
     if source is not None:
         scoring.check_targets(source, output=output, rejects=rejects)
-    champion = calibrate(workspace.settings, workspace.store)
+    champion, remark = calibrate_scoring(workspace.settings, workspace.store)
+    if remark:
+        print(remark, file=sys.stderr)
     if source is None:
         (answer,) = champion.load().score([what])
         console.print(scoring.probabilities_table(answer, champion.labels, champion.name))

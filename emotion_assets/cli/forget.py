@@ -6,6 +6,7 @@ again. A run that was cut off between is finished by the next.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from emotion_assets.reports.pending import record_shown_reviews
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.exports import SETS_KEPT, export_sets, export_tables
 from emotion_assets.storage.failpoints import failpoint
+from emotion_assets.storage.store import MANIFEST
 from emotion_assets.storage.warehouse.database import Warehouse, WarehouseError, count
 from emotion_assets.storage.warehouse.feedback import fill_identities
 from emotion_assets.storage.warehouse.forget import Person, Removed, remove_person
@@ -77,6 +79,8 @@ def forget(workspace: Workspace, person: Person) -> Iterator[str]:
     yield from _export_anew(warehouse)  # last of what is written: by the exports the next run knows that it is done
     yield from _say_inbox(workspace, removed)
     yield from _say_datasets(workspace.store.root / "datasets", removed.reviewed)
+    if removed.any:
+        yield from _say_models(workspace.store.root / "models")
     for copy in kept_copies(warehouse):
         yield f"{copy}: the database of before a rebuild, which may hold them; delete it"
     yield (
@@ -179,4 +183,18 @@ def _say_datasets(folder: Path, texts: Collection[str]) -> Iterator[str]:
             yield (
                 f"{train.parent}: {n} reviewed texts joined its training rows; materialise raw_emotion_dataset and "
                 "what follows it, then delete this folder and the reports, tokens and models made from it"
+            )
+
+
+def _say_models(folder: Path) -> Iterator[str]:
+    """The stored models that learned from texts of the feedback."""
+    for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+        try:
+            texts = json.loads(manifest.read_text(encoding="utf-8"))["info"].get("feedback_texts")
+        except (OSError, ValueError, KeyError):
+            continue
+        if texts:
+            yield (
+                f"{manifest.parent}: holds no text, but learned from {texts} texts of the feedback, maybe theirs; "
+                "materialise the distilled model and what follows it, then delete this folder"
             )

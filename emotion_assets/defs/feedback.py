@@ -6,7 +6,7 @@ Of what customers wrote nothing goes to Dagster, whose history is kept and shown
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -20,6 +20,9 @@ from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import CHAMPION
 from emotion_assets.storage.warehouse.tables import Feedback, ScoredFeedback
 from emotion_assets.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from emotion_assets.scoring.cascade import Cascade
 
 GROUP, OWNER = "feedback", "team:data"
 
@@ -91,6 +94,7 @@ class ScoringConfig(dg.Config):
         default="",
         description="all, or since 2026-01-31: score history again with the champion of now, keep the old scores",
     )
+    engine: str = Field(default="", description="local or ray, in place of the profile's scoring.engine")
 
 
 @dg.asset(
@@ -108,6 +112,7 @@ class ScoringConfig(dg.Config):
 def scored_feedback(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ScoringConfig
 ) -> dg.MaterializeResult[None]:
+    from emotion_assets.scoring.engines.registry import choose_engine
     from emotion_assets.scoring.progress import RateLine
     from emotion_assets.scoring.score import score_feedback
     from emotion_assets.storage.warehouse.content import scored_version
@@ -115,7 +120,7 @@ def scored_feedback(
 
     started = time.perf_counter()
     report = score_feedback(
-        workspace.settings,
+        choose_engine(workspace.settings, config.engine),
         workspace.store,
         workspace.warehouse,
         context.run.run_id,
@@ -123,6 +128,8 @@ def scored_feedback(
         RateLine(context.log.info),
     )
     seconds = time.perf_counter() - started
+    if report.remark:
+        context.log.warning(report.remark)
     with workspace.warehouse.reading() as db:
         totals, version = score_totals(db), scored_version(db)
     abstained = sum(row["abstained"] for row in totals["emotions"])
@@ -141,11 +148,27 @@ def scored_feedback(
             **{f"new rows {status}": n for status, n in report.statuses.items()},
             "confidence threshold": report.threshold,
             "earlier rows with another status by it": report.redecided,
+            **_cascade_metadata(report.cascade, report.by_first, report.remark),
             "emotions": display.table(totals["emotions"]),
             "waiting for review": totals["in_review"],
             **({"churn": display.table(report.churn)} if config.rescore else {}),
         },
     )
+
+
+def _cascade_metadata(cascade: Cascade | None, by_first: int, remark: str) -> dict[str, Any]:
+    """What the UI shows of a cascade, on the asset whose scores it gave."""
+    if cascade is None:
+        return {"cascade": remark} if remark else {}
+    validation = cascade.figures[0]
+    return {
+        "cascade": f"{cascade.first.name} answers before {cascade.last.name}",
+        "answered first (share of validation)": validation.share,
+        "agreement of these with the champion": validation.agreement,
+        "confidence from which on they are answered first": cascade.gate,
+        "newly scored rows answered first": by_first,
+        "cascade by split": display.table(cascade.table),
+    }
 
 
 @dg.asset(

@@ -13,11 +13,12 @@ from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.defs.launch import run_training
 from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, STARTS_FIRST
 from emotion_assets.defs.run_end import require_run_going
-from emotion_assets.jobs.process import PRETRAINING, TrainingJob, stored_input
+from emotion_assets.jobs.process import FEEDBACK as FEEDBACK_ROLE
+from emotion_assets.jobs.process import PRETRAINING, TrainingJob, feedback_input, stored_input
 from emotion_assets.models.registry import kind_of
 from emotion_assets.settings import versions
 from emotion_assets.settings.schema import PretrainedHere, Settings
-from emotion_assets.storage.keys import MAIN_MODEL, base_key, model_key, tokens_key
+from emotion_assets.storage.keys import FEEDBACK, MAIN_MODEL, base_key, model_key, tokens_key
 from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.store import StoredFolder, fingerprint
 from emotion_assets.storage.workspace import Workspace
@@ -70,7 +71,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
     ) -> dg.MaterializeResult[None]:
         if made_here:
-            inputs = {"tokens": workspace.store.current(tokens, verify=False)}  # the training process verifies
+            inputs = {"tokens": stored_input(workspace.store.current(tokens, verify=False))}  # the process verifies
             devices = config.devices or settings.devices
             folder = _train_or_recall(
                 context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs, devices
@@ -102,10 +103,11 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     model = settings.models[name]
     kind = kind_of(model)
     sources = kind.inputs(model, settings)
+    texts = kind.feedback_texts(model)
 
     @dg.asset(
         key=model_key(name),
-        deps=list(sources.values()),
+        deps=[*sources.values(), *([FEEDBACK] if texts else [])],
         group_name=GROUP,
         owners=[OWNER],
         kinds={"classifier", *kind.ui_kinds},
@@ -119,7 +121,9 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
     ) -> dg.MaterializeResult[None]:
-        inputs = {part: workspace.store.current(key, verify=False) for part, key in sources.items()}
+        inputs = {part: stored_input(workspace.store.current(key, verify=False)) for part, key in sources.items()}
+        if texts:
+            inputs[FEEDBACK_ROLE] = feedback_input(workspace.warehouse, texts)
         devices = (config.devices or settings.devices) if kind.several_devices else 1
         folder = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs, devices)
         return _materialize_result(workspace.settings, model_key(name), folder, {"training": folder.info.get("curve")})
@@ -134,7 +138,7 @@ def _train_or_recall(
     store_kind: str,
     job_kind: str,
     part: Any,
-    inputs: Mapping[str, StoredFolder],
+    inputs: Mapping[str, dict[str, Any]],
     devices: int,
 ) -> StoredFolder:
     """The folder that this training gives: recalled when the very same work was done before, else trained now."""
@@ -146,7 +150,7 @@ def _train_or_recall(
         settings=part.model_dump(mode="json"),
         labels=list(settings.labels),
         seed=settings.seed,
-        inputs={name: stored_input(folder) for name, folder in inputs.items()},
+        inputs=dict(inputs),
         target="",
         checkpoints=str(checkpoints),
     )

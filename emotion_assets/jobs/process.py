@@ -20,16 +20,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emotion_assets.models.registry import all_kinds
 from emotion_assets.settings import versions
-from emotion_assets.settings.errors import user_line
+from emotion_assets.settings.errors import DataError, user_line
 from emotion_assets.settings.schema import PretrainedHere
 from emotion_assets.storage.atomic import write_text_atomically
 from emotion_assets.storage.store import Store, StoredFolder, fingerprint
 
+if TYPE_CHECKING:
+    from emotion_assets.storage.warehouse.database import Warehouse
+
 PRETRAINING = "pretrain"
+FEEDBACK = "feedback"
 WATCH_PARENT = "--end-with-parent"
 
 
@@ -40,7 +44,8 @@ class TrainingJob:
     Attributes:
         kind: the name of a kind of model, or ``PRETRAINING`` for a base that is made here.
         settings: ``model_dump(mode="json")`` of the kind's settings, or of a ``PretrainedHere``.
-        inputs: stored folders by role (``Kind.inputs``; ``tokens`` for a base), ``{"path": ..., "digest": ...}`` each.
+        inputs: stored folders by role (``Kind.inputs``; ``tokens`` for a base), ``{"path": ..., "digest": ...}`` each;
+            under ``FEEDBACK``, where a kind learns from it, what ``feedback_input`` gives.
         target: the draft folder to fill.
         checkpoints: a folder for resumable state, for one job at a time; state of another job is never resumed from.
             It is left there: the caller removes it once the result is safe.
@@ -52,7 +57,7 @@ class TrainingJob:
     settings: dict[str, Any]
     labels: list[str]
     seed: int
-    inputs: dict[str, dict[str, str]]
+    inputs: dict[str, dict[str, Any]]
     target: str
     checkpoints: str
     result: str = ""
@@ -74,6 +79,22 @@ class TrainingJob:
     def from_json(cls, text: str) -> TrainingJob:
         return cls(**json.loads(text))
 
+    def draw_feedback(self) -> list[str]:
+        """The texts of the feedback that the job was made for; none where its kind does not learn from it.
+
+        Raises:
+            DataError: the feedback has others now.
+        """
+        from emotion_assets.storage.warehouse.database import Warehouse
+        from emotion_assets.storage.warehouse.unlabelled import draw_texts
+
+        if (entry := self.inputs.get(FEEDBACK)) is None:
+            return []
+        texts = draw_texts(Warehouse(Path(entry["path"])), entry["texts"])
+        if fingerprint(texts) != entry["digest"]:
+            raise DataError(f"{self.name}: the feedback has changed since this training was started; start it again")
+        return texts
+
     def input(self, role: str) -> StoredFolder:
         """The stored folder of that role, every file of it verified.
 
@@ -90,6 +111,14 @@ def stored_input(folder: StoredFolder) -> dict[str, str]:
     return {"path": str(folder.path), "digest": folder.digest}
 
 
+def feedback_input(warehouse: Warehouse, texts: int) -> dict[str, Any]:
+    """At most that many texts of the feedback, as a job names them: they stay in the database, and are part of the
+    recipe by their fingerprint."""
+    from emotion_assets.storage.warehouse.unlabelled import draw_texts
+
+    return {"path": str(warehouse.path), "texts": texts, "digest": fingerprint(draw_texts(warehouse, texts))}
+
+
 def run_job(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any]:
     """Do the training in this process and fill ``job.target``; returns what was measured."""
     from emotion_assets.models.kind import TrainingRun
@@ -100,10 +129,11 @@ def run_job(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any]:
         name=job.name,
         labels=job.labels,
         seed=job.seed,
-        inputs={role: job.input(role) for role in job.inputs},
+        inputs={role: job.input(role) for role in job.inputs if role != FEEDBACK},
         target=Path(job.target),
         report=lambda progress: say(progress.line()),
         resume_state=ResumeState(Path(job.checkpoints), job.recipe),
+        feedback=job.draw_feedback(),
     )
     if job.kind == PRETRAINING:
         return pretrain(PretrainedHere.model_validate(job.settings), run)

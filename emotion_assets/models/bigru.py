@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,17 @@ from torch import nn
 
 from emotion_assets.dataset.splits import read_split
 from emotion_assets.models.kind import Scorer, TrainingRun
-from emotion_assets.models.kinds.bigru import BiGru
+from emotion_assets.models.kinds.bigru import BiGru, BiGruNetwork
 from emotion_assets.models.networks import accuracy_of, describe_training, require_finite, score_in_batches
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training import distributed
 from emotion_assets.training.loss import label_weights, summed_cross_entropy
-from emotion_assets.training.runtime import choose_runtime, set_seed
+from emotion_assets.training.runtime import Runtime, choose_runtime, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
 
 PAD, UNKNOWN = 0, 1
+RowsLoss = Callable[[torch.Tensor, list[int]], tuple[torch.Tensor, float]]
+"""Log-probabilities ``[rows, labels]`` and which training rows these are -> what ``trainer.LossFunction`` gives."""
 _WORD = regex.compile(r"\p{L}+(?:['’]\p{L}+)*|\p{N}+|[^\s\p{L}\p{N}]")
 
 
@@ -57,7 +59,7 @@ class Vocabulary:
 class BiGruClassifier(nn.Module):
     """Embedding, one bidirectional GRU layer, max over the words, a linear layer."""
 
-    def __init__(self, vocabulary: int, settings: BiGru, labels: int) -> None:
+    def __init__(self, vocabulary: int, settings: BiGruNetwork, labels: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, settings.embedding_size, padding_idx=PAD)
         self.gru = nn.GRU(settings.embedding_size, settings.hidden_size, batch_first=True, bidirectional=True)
@@ -76,17 +78,24 @@ class BiGruClassifier(nn.Module):
 
 
 def save_bigru(
-    model: BiGruClassifier, vocabulary: Vocabulary, settings: BiGru, labels: Sequence[str], folder: Path
+    kind: str,
+    model: BiGruClassifier,
+    vocabulary: Vocabulary,
+    settings: BiGruNetwork,
+    labels: Sequence[str],
+    folder: Path,
 ) -> None:
+    """Save the network of a model of that kind; of its settings those of the network are kept."""
     save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary.words, ensure_ascii=False), encoding="utf-8")
-    content = {"kind": "bigru", "labels": list(labels), "settings": settings.model_dump(mode="json")}
+    of_network = settings.model_dump(mode="json", include=set(BiGruNetwork.model_fields))
+    content = {"kind": kind, "labels": list(labels), "settings": of_network}
     (folder / "model.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def load_bigru(folder: Path) -> tuple[BiGruClassifier, Vocabulary, BiGru]:
+def load_bigru(folder: Path) -> tuple[BiGruClassifier, Vocabulary, BiGruNetwork]:
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    settings = BiGru.model_validate(content["settings"])
+    settings = BiGruNetwork.model_validate(content["settings"])
     vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
     model = BiGruClassifier(len(vocabulary), settings, len(content["labels"]))
     model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -95,27 +104,37 @@ def load_bigru(folder: Path) -> tuple[BiGruClassifier, Vocabulary, BiGru]:
 
 def train_bigru(settings: BiGru, run: TrainingRun) -> dict[str, Any]:
     """Train on the words of the training rows and save into ``run.target``; returns what was measured."""
-    dataset = run.inputs["dataset"]
-    train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
-    index = {label: i for i, label in enumerate(run.labels)}
-    vocabulary = Vocabulary.learn(train["text"].tolist(), settings.vocab_size)
-    rows = [vocabulary.encode(text, settings.max_length) for text in train["text"]]
-    validation_rows = [vocabulary.encode(text, settings.max_length) for text in validation["text"]]
+    train = read_split(run.inputs["dataset"], "train")
     runtime = choose_runtime("fp32")
-    labels = np.array([index[label] for label in train["label"]])
+    labels = np.array([run.labels.index(label) for label in train["label"]])
     targets = torch.from_numpy(labels).to(runtime.device)
     weights = label_weights(settings.training, labels, len(run.labels))
     on_device = None if weights is None else torch.from_numpy(weights).to(runtime.device)
-    validation_targets = np.array([index[label] for label in validation["label"]])
     smoothing = settings.training.label_smoothing
+
+    def loss_of(scores: torch.Tensor, chosen: list[int]) -> tuple[torch.Tensor, float]:
+        loss = summed_cross_entropy(scores, targets[chosen], smoothing, on_device)
+        return loss, len(chosen) if weights is None else float(weights[labels[chosen]].sum())
+
+    return fit_bigru("bigru", settings, run, train["text"].tolist(), loss_of, runtime)
+
+
+def fit_bigru(
+    kind: str, settings: BiGruNetwork, run: TrainingRun, texts: Sequence[str], loss: RowsLoss, runtime: Runtime
+) -> dict[str, Any]:
+    """Train a network on ``texts``, the training rows first, and save it as a model of that kind; returns what was
+    measured. Its words are those of the training rows, whatever other texts there are."""
+    train, validation = (read_split(run.inputs["dataset"], split) for split in ("train", "validation"))
+    vocabulary = Vocabulary.learn(train["text"].tolist(), settings.vocab_size)
+    rows = [vocabulary.encode(text, settings.max_length) for text in texts]
+    validation_rows = [vocabulary.encode(text, settings.max_length) for text in validation["text"]]
+    validation_targets = np.array([run.labels.index(label) for label in validation["label"]])
     set_seed(run.seed)
     model = BiGruClassifier(len(vocabulary), settings, len(run.labels)).to(runtime.device)
 
     def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, float]:
         picked = list(chosen)
-        scores = model.log_probabilities([rows[i] for i in picked], runtime.device)
-        loss = summed_cross_entropy(scores, targets[picked], smoothing, on_device)
-        return loss, len(picked) if weights is None else float(weights[labels[picked]].sum())
+        return loss(model.log_probabilities([rows[i] for i in picked], runtime.device), picked)
 
     def evaluate() -> float:
         return accuracy_of(model, validation_rows, validation_targets, runtime)
@@ -124,7 +143,7 @@ def train_bigru(settings: BiGru, run: TrainingRun) -> dict[str, Any]:
     history = Trainer(task, settings.training, runtime, run.seed).fit(run.report, run.resume_state)
     require_finite(model, run.name)
     if distributed.is_first():
-        save_bigru(model, vocabulary, settings, run.labels, run.target)
+        save_bigru(kind, model, vocabulary, settings, run.labels, run.target)
     return describe_training(model, history, runtime) | {"base": "none (random weights)"}
 
 

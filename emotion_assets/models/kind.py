@@ -36,6 +36,8 @@ class TrainingRun:
         target: the folder to fill.
         report: called with the progress every few seconds.
         resume_state: where an unfinished training keeps its state, and finds it again.
+        feedback: texts of the home's feedback, without labels; none of a kind that asks for none. They are not to be
+            kept in ``target``, nor their words: a person's text must be gone once it is forgotten.
     """
 
     name: str
@@ -45,6 +47,7 @@ class TrainingRun:
     target: Path
     report: Report
     resume_state: ResumeState | None = None
+    feedback: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Scores:
-    """Class probabilities ``[texts, labels]`` float32, each row summing to one, and ``[texts]`` bool: read in part."""
+    """Class probabilities ``[texts, labels]`` float32, each row summing to one, and ``[texts]`` bool: read in part;
+    of a cascade also ``[texts]`` bool: answered by its first model."""
 
     probabilities: np.ndarray
     truncated: np.ndarray
+    by_first: np.ndarray | None = None
 
 
 class Scorer(ABC):
@@ -149,6 +154,10 @@ class Kind(ABC, Generic[S]):
     def inputs(self, model: S, settings: Settings) -> dict[str, list[str]]:
         """The asset keys that a training reads, by role."""
         return {"dataset": RAW_DATASET}
+
+    def feedback_texts(self, model: S) -> int:
+        """How many distinct texts of the home's feedback a training learns from, at most."""
+        return 0
 
     @abstractmethod
     def describe(self, model: S) -> str:

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from emotion_assets.ingest.redating import undated_by_form
 from emotion_assets.reports.drift import Drift, Figures, compare_counts, compare_values, share_difference
-from emotion_assets.scoring.calibration import Calibration, calibrate, champion_predictions
+from emotion_assets.scoring.calibration import Calibration, champion_predictions
+from emotion_assets.scoring.cascade import calibrate_scoring, validation_probabilities
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.store import Store
 from emotion_assets.storage.warehouse import feedback_report as ask
@@ -60,7 +61,7 @@ def make_report(settings: Settings, store: Store, warehouse: Warehouse) -> Feedb
     Raises:
         UserError: there is no champion, or the database cannot be used.
     """
-    calibration = calibrate(settings, store)
+    calibration, _ = calibrate_scoring(settings, store)
     with warehouse.reading() as db:
         ask.prepare(db)
         overview = ask.overview(db)
@@ -184,12 +185,9 @@ def _drift(
     length with the training split.
     """
     from emotion_assets.dataset.splits import read_split
-    from emotion_assets.evaluation.metrics import scale
-    from emotion_assets.evaluation.predictions import read_predictions
 
     _, predictions = champion_predictions(settings, store, calibration.folder)
-    part = read_predictions(predictions, "validation")
-    probabilities = scale(part.probabilities, calibration.temperature)
+    probabilities = validation_probabilities(settings, store, calibration)
     dataset = store.open("datasets", predictions.info["dataset_digest"])
     train, validation = read_split(dataset, "train")["text"], read_split(dataset, "validation")["text"]
     vocabulary = {word for text in train for word in words(text)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,9 +45,24 @@ class Calibration:
     seals: tuple[tuple[StoredFolder, str], ...]
 
     @property
+    def digest(self) -> str:
+        """Names all that decides an answer's probabilities."""
+        return self.folder.digest
+
+    @property
+    def version(self) -> str:
+        """The ``model_version`` of its scores."""
+        return self.digest[:12]
+
+    @property
     def name(self) -> str:
         """Model and version, as people are told which one has answered."""
-        return f"{self.model} {self.folder.version}"
+        return f"{self.model} {self.version}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What ``scoring_models`` says of a cascade, and of no other model."""
+        return {}
 
     def load(self) -> Champion:
         """Raises as ``models.registry.load_scorer`` and ``require_unchanged``."""
@@ -67,23 +82,31 @@ class Calibration:
         """``[n]`` strings, see ``decision.decide``."""
         return decision.decide(scores.probabilities, scores.truncated, self.threshold)
 
+    def who_answered(self, scores: Scores) -> np.ndarray:
+        """``[n]``: of a cascade the version of the model that gave each score, else None."""
+        return np.full(len(scores.truncated), None, dtype=object)
+
     def read(self, scores: Scores) -> list[Answer]:
         """Calibrated probabilities as answers."""
         return [
-            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)), self.folder.version)
-            for p, status in zip(scores.probabilities, self.statuses(scores), strict=True)
+            Answer(self.labels[p.argmax()], float(p.max()), str(status), tuple(map(float, p)), self.version, by)
+            for p, status, by in zip(
+                scores.probabilities, self.statuses(scores), self.who_answered(scores), strict=True
+            )
         ]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One text's emotion. ``status`` is ok, abstain or truncated; ``model_version`` is that of ``scored_feedback``."""
+    """One text's emotion. ``status`` is ok, abstain or truncated; ``model_version`` and ``answered_by`` are those
+    of ``scored_feedback``."""
 
     emotion: str
     confidence: float
     status: str
     probabilities: tuple[float, ...]
     model_version: str
+    answered_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,21 +157,33 @@ class Champion:
 
 
 def calibrate(settings: Settings, store: Store) -> Calibration:
-    """The calibration of the current champion. Its threshold is a float32 as confidences are, so that a threshold and
-    an equal confidence compare as equal wherever it is done.
+    """The calibration of the current champion.
 
     Raises:
         StoreError: there is no champion yet.
         UserError: the champion's predictions are not in the store.
+    """
+    champion = store.current(CHAMPION, verify=False)  # it is verified below
+    model, predictions = champion_predictions(settings, store, champion)
+    return calibrate_model(model, champion, predictions, settings, store)
+
+
+def calibrate_model(
+    model: str, folder: StoredFolder, predictions: StoredFolder, settings: Settings, store: Store
+) -> Calibration:
+    """The calibration of a stored model by its predictions. Its threshold is a float32 as confidences are, so that a
+    threshold and an equal confidence compare as equal wherever it is done.
+
+    Raises:
+        StoreError: the model is not in the store any more, or was altered.
     """
     from emotion_assets.evaluation.metrics import fit_temperature, scale
     from emotion_assets.evaluation.precision import stored_precision
     from emotion_assets.evaluation.predictions import read_predictions
     from emotion_assets.models.registry import folders_of
 
-    seals = tuple((folder, folder.seal()) for folder in folders_of(store.current(CHAMPION, verify=False), store))
-    champion = store.current(CHAMPION)
-    model, predictions = champion_predictions(settings, store, champion)
+    seals = tuple((one, one.seal()) for one in folders_of(folder, store))
+    folder = store.open("models", folder.digest)
     validation = read_predictions(predictions, "validation")
     temperature = fit_temperature(validation.actual, validation.probabilities)
     calibrated = scale(validation.probabilities, temperature).astype(np.float32)
@@ -156,7 +191,7 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
     threshold = decision.choose_threshold(validation.actual, calibrated, target)
     return Calibration(
         model=model,
-        folder=champion,
+        folder=folder,
         store=store,
         labels=validation.labels,
         temperature=temperature,
@@ -164,7 +199,7 @@ def calibrate(settings: Settings, store: Store) -> Calibration:
         target_accuracy=target,
         coverage=float((decision.certainty(calibrated) >= threshold).mean()),
         validation_rows=len(validation.actual),
-        precision=stored_precision(champion, predictions.info["dataset_digest"], store),
+        precision=stored_precision(folder, predictions.info["dataset_digest"], store),
         seals=seals,
     )
 

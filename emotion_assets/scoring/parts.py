@@ -114,7 +114,7 @@ def score_file(
 def _describe(job: FileJob, calibration: Calibration) -> dict[str, str]:
     """What scores are the scores of: the same description, the same scores."""
     model = (
-        calibration.folder.digest,
+        calibration.digest,
         calibration.temperature,
         calibration.threshold,
         calibration.precision.number_format,

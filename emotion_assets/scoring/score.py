@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from emotion_assets.scoring import decision
-from emotion_assets.scoring.calibration import Calibration, Champion, calibrate
+from emotion_assets.scoring.calibration import Calibration, Champion
+from emotion_assets.scoring.cascade import Cascade, calibrate_scoring
 from emotion_assets.scoring.decision import ABSTAIN, OK, TRUNCATED
 from emotion_assets.scoring.engines.engine import score_batches
 from emotion_assets.scoring.engines.registry import make_engine
@@ -47,22 +48,41 @@ if TYPE_CHECKING:
 
 SPOOL_ROWS = 1024
 BATCH_CHARACTERS = 16_000_000
+COLUMNS = ("text", "feedback_id", "probabilities", "truncated", "answered_by")
+"""Of the rows that wait, as ``warehouse.scores.waiting_texts`` gives them."""
 
 
 @dataclass(frozen=True)
 class ScoringReport:
     """What a scoring run did. ``computed`` texts went through the model; ``redecided`` rows scored before got another
     status from a changed threshold; ``churn`` is as ``warehouse.scores.churn`` gives it, empty unless history was
-    rescored."""
+    rescored. ``by_first`` rows were answered by the first model of the ``cascade``; ``remark`` says why there is none
+    where one was asked for."""
 
-    model: str
-    model_version: str
-    threshold: float
+    calibration: Calibration
     rows: int
     computed: int
     statuses: dict[str, int]
     redecided: int
     churn: tuple[dict[str, Any], ...]
+    by_first: int
+    remark: str
+
+    @property
+    def cascade(self) -> Cascade | None:
+        return self.calibration if isinstance(self.calibration, Cascade) else None
+
+    @property
+    def model(self) -> str:
+        return self.calibration.model
+
+    @property
+    def model_version(self) -> str:
+        return self.calibration.version
+
+    @property
+    def threshold(self) -> float:
+        return self.calibration.threshold
 
 
 def parse_rescore(value: str | None) -> date | None:
@@ -87,16 +107,17 @@ def parse_rescore(value: str | None) -> date | None:
 
 
 def load_champion(workspace: Workspace | None = None) -> Champion:
-    """The current champion, calibrated and loaded: of the home and profile of the environment, unless told otherwise.
+    """The current champion, or the cascade of the settings, calibrated and loaded: of the home and profile of the
+    environment, unless told otherwise.
 
-    Raises as ``calibrate`` and ``Calibration.load`` do.
+    Raises as ``calibrate_scoring`` and ``Calibration.load`` do.
     """
     if workspace is None:
         from emotion_assets.profiles.reader import load_settings
         from emotion_assets.storage.workspace import Workspace
 
         workspace = Workspace(load_settings())
-    return calibrate(workspace.settings, workspace.store).load()
+    return calibrate_scoring(workspace.settings, workspace.store)[0].load()
 
 
 def score_feedback(
@@ -117,11 +138,11 @@ def score_feedback(
         WarehouseError: the database cannot be used, or the disk is full; batches stored before stay stored.
     """
     since = parse_rescore(rescore)
-    calibration = calibrate(settings, store)
-    version = calibration.folder.version
+    calibration, remark = calibrate_scoring(settings, store)
+    version = calibration.version
     redecided = _record_champion(warehouse, calibration, now())
     statuses = dict.fromkeys((OK, ABSTAIN, TRUNCATED), 0)
-    computed = stored = 0
+    computed = stored = by_first = 0
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
         with warehouse.reading() as db:
             total = count_waiting(db, version, since)
@@ -134,7 +155,9 @@ def score_feedback(
             engine = make_engine(settings.scoring)
             for batch, fresh in score_batches(engine, calibration, batches, lambda batch: batch.new_texts):
                 computed += len(batch.new)
-                rows = _rows(batch, _with_stored(batch, fresh, calibration), calibration, run_id, now())
+                scores, answered_by = _with_stored(batch, fresh, calibration)
+                rows = _rows(batch, scores, answered_by, calibration, run_id, now())
+                by_first += _count_first(rows, calibration)
                 queue = _queue(rows, settings.feedback.audit_share)
                 failpoint("scoring.mid_batch")
                 with warehouse.writing() as db:
@@ -148,8 +171,21 @@ def score_feedback(
         with warehouse.reading() as db:
             changed = churn(db, version)
     return ScoringReport(
-        calibration.model, version, calibration.threshold, stored, computed, statuses, redecided, tuple(changed)
+        calibration=calibration,
+        rows=stored,
+        computed=computed,
+        statuses=statuses,
+        redecided=redecided,
+        churn=tuple(changed),
+        by_first=by_first,
+        remark=remark,
     )
+
+
+def _count_first(rows: pa.Table, calibration: Calibration) -> int:
+    """How many rows the first model of a cascade has answered."""
+    first = calibration.columns.get("first_version")
+    return rows["answered_by"].to_pylist().count(first) if first else 0
 
 
 @dataclass(frozen=True)
@@ -160,6 +196,7 @@ class _Batch:
     ids: list[list[str]]
     stored: list[list[float] | None]
     truncated: list[bool | None]
+    answered_by: list[str | None]
 
     @property
     def new(self) -> list[int]:
@@ -174,7 +211,7 @@ class _Batch:
 def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float) -> int:
     """Note the champion and how it is read, if that is new; how many earlier scores got another status by it."""
     row: dict[str, Any] = {
-        "model_version": calibration.folder.version,
+        "model_version": calibration.version,
         "model": calibration.model,
         "labels": list(calibration.labels),
         "temperature": calibration.temperature,
@@ -183,6 +220,7 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float)
         "coverage": calibration.coverage,
         "validation_rows": calibration.validation_rows,
         "decision_rule": decision.RULE,
+        **calibration.columns,
     }
     with warehouse.reading() as db:
         current = current_model(db)
@@ -203,29 +241,31 @@ def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:
 
 def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
     """Batches of at most ``size`` distinct texts and about ``BATCH_CHARACTERS`` characters."""
-    batch, characters = _Batch([], [], [], []), 0
+    batch, characters = _Batch([], [], [], [], []), 0
     last = None
     for part in rows:
-        columns = (part[name].to_pylist() for name in ("text", "feedback_id", "probabilities", "truncated"))
-        for text, feedback_id, stored, truncated in zip(*columns, strict=True):
+        columns = (part[name].to_pylist() for name in COLUMNS)
+        for text, feedback_id, stored, truncated, answered_by in zip(*columns, strict=True):
             if text == last:
                 batch.ids[-1].append(feedback_id)
                 continue
             last = text
             if batch.texts and (len(batch.texts) >= size or characters + len(text) > BATCH_CHARACTERS):
                 yield batch
-                batch, characters = _Batch([], [], [], []), 0
+                batch, characters = _Batch([], [], [], [], []), 0
             batch.texts.append(text)
             batch.ids.append([feedback_id])
             batch.stored.append(stored)
             batch.truncated.append(truncated)
+            batch.answered_by.append(answered_by)
             characters += len(text)
     if batch.texts:
         yield batch
 
 
-def _with_stored(batch: _Batch, computed: Scores | None, calibration: Calibration) -> Scores:
-    """The scores of a whole batch: those of its new texts, which were ``computed``, and those stored before."""
+def _with_stored(batch: _Batch, computed: Scores | None, calibration: Calibration) -> tuple[Scores, np.ndarray]:
+    """The scores of a whole batch: those of its new texts, which were ``computed``, and those stored before; and which
+    model of a cascade gave each."""
     from emotion_assets.models.kind import Scores
 
     probabilities = np.zeros((len(batch.texts), len(calibration.labels)), dtype=np.float32)
@@ -233,12 +273,16 @@ def _with_stored(batch: _Batch, computed: Scores | None, calibration: Calibratio
     for i, stored in enumerate(batch.stored):
         if stored is not None:
             probabilities[i] = stored
+    answered_by = np.array(batch.answered_by, dtype=object)
     if computed is not None:
         probabilities[batch.new], truncated[batch.new] = computed.probabilities, computed.truncated
-    return Scores(probabilities, truncated)
+        answered_by[batch.new] = calibration.who_answered(computed)
+    return Scores(probabilities, truncated), answered_by
 
 
-def _rows(batch: _Batch, scores: Scores, calibration: Calibration, run_id: str, now: float) -> pa.Table:
+def _rows(
+    batch: _Batch, scores: Scores, answered_by: np.ndarray, calibration: Calibration, run_id: str, now: float
+) -> pa.Table:
     """The rows of ``scored_feedback`` for a batch, with their text."""
     emotions = np.array(calibration.labels, dtype=object)[scores.probabilities.argmax(1)]
     repeats = np.repeat(np.arange(len(batch.texts)), [len(ids) for ids in batch.ids])
@@ -248,7 +292,7 @@ def _rows(batch: _Batch, scores: Scores, calibration: Calibration, run_id: str, 
         {
             "feedback_id": pa.array([identity for ids in batch.ids for identity in ids], pa.string()),
             "text": pa.array(batch.texts, pa.string()).take(pa.array(repeats)),
-            "model_version": pa.array([calibration.folder.version] * n, pa.string()),
+            "model_version": pa.array([calibration.version] * n, pa.string()),
             "emotion": pa.array(emotions[repeats], pa.string()),
             "confidence": pa.array(scores.probabilities.max(1).astype(float)[repeats]),
             "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(calibration.labels)),
@@ -256,6 +300,7 @@ def _rows(batch: _Batch, scores: Scores, calibration: Calibration, run_id: str, 
             "scored_at": pa.array([datetime.fromtimestamp(now, UTC)] * n, pa.timestamp("us", "UTC")),
             "run_id": pa.array([run_id] * n, pa.string()),
             "truncated": pa.array(scores.truncated[repeats]),
+            "answered_by": pa.array(answered_by[repeats], pa.string()),
         }
     )
 

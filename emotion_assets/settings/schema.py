@@ -313,6 +313,8 @@ class Settings(Frozen):
                         f"bases.{name}.source: a base built here needs a tokenizer learned here; give "
                         f"tokenizers.{base.tokenizer}.source an algorithm"
                     )
+        if self.scoring.cascade is not None:
+            require_name("scoring.cascade.model", self.scoring.cascade.model, self.models, "models")
         for name, model in self.models.items():
             model.check_against(f"models.{name}", self)
         return self

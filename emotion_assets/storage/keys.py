@@ -12,6 +12,7 @@ RAW_DATASET = ["raw_emotion_dataset"]
 BALANCE = ["class_balance_report"]
 EVALUATION = ["evaluation_table"]
 CHAMPION = ["champion_model"]
+FEEDBACK = ["feedback"]
 CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]
 """A pointer of the store, not an asset: the predictions of the very version that is champion."""
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+
+class Reportable(Protocol):
+    """Something to say of a training that runs."""
+
+    def line(self) -> str:
+        """Everything in one line, for a log."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Progress:
         )
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[Reportable], None]
 
 
 @dataclass

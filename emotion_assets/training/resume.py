@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from emotion_assets.storage.atomic import replacing_file, write_text_atomically
 from emotion_assets.storage.failpoints import failpoint
+from emotion_assets.training import distributed
 
 STATE_FILE, DECISIONS_FILE = "state.safetensors", "decisions.json"
 MIN_SECONDS_BETWEEN_WRITES = 20.0
@@ -30,7 +31,7 @@ class ResumeState:
     """Where the resume state of one training is kept, and how often it is written.
 
     Attributes:
-        folder: holds the state file and the decisions, and nothing else of this class.
+        folder: holds the state file, the decisions and what was computed once, and nothing else of this class.
         recipe: fingerprint of everything that decides the training's result. State that was written under another
             recipe is never resumed from.
     """
@@ -77,6 +78,22 @@ class ResumeState:
             kept[name] = choose()
             write_text_atomically(path, json.dumps(kept, indent=1) + "\n")
         return dict(kept[name])
+
+    def compute_once(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What was computed before this training began; at its beginning ``compute`` is called and the result kept."""
+        path = self.folder / f"{name}.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("recipe") == self.recipe:
+                    return file.get_tensor(name)
+        except (OSError, SafetensorError):  # not there yet, or damaged
+            pass
+        computed = compute().contiguous()
+        if distributed.is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing_file(path) as draft:
+                save_file({name: computed}, draft, {"recipe": self.recipe})
+        return computed
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The tensors and facts written last; None if there is no state of this training, or it is damaged."""

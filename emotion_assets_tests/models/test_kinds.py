@@ -70,6 +70,23 @@ IN_A_RECIPE = {
             "paper_accuracy": None,
         },
     ),
+    "distilled": (
+        {"method": "distilled", "teacher": "a"},
+        {
+            "method": "distilled",
+            "teacher": "a",
+            "temperature": 2.0,
+            "teacher_weight": 0.5,
+            "feedback_texts": 5000,
+            "embedding_size": 128,
+            "hidden_size": 128,
+            "dropout": 0.5,
+            "vocab_size": 20000,
+            "max_length": 128,
+            "training": TRAINING | {"learning_rate": 0.002, "epochs": 6, "batch_size": 64},
+            "paper_accuracy": None,
+        },
+    ),
     "zero_shot": (
         {"method": "zero_shot", "base": "a"},
         {"method": "zero_shot", "base": "a", "paper_accuracy": None},

@@ -11,10 +11,9 @@ from emotion_assets.settings.schema import ModelSettings, Training
 from emotion_assets.storage.store import Store, StoredFolder
 
 
-class BiGru(ModelSettings):
-    """A one-layer bidirectional GRU over words with max pooling."""
+class BiGruNetwork(ModelSettings):
+    """A one-layer bidirectional GRU over words with max pooling, however it is taught."""
 
-    method: Literal["bigru"]
     embedding_size: Annotated[int, Field(ge=8)] = 128
     hidden_size: Annotated[int, Field(ge=8)] = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -22,6 +21,12 @@ class BiGru(ModelSettings):
     max_length: Annotated[int, Field(ge=8)] = 128
     training: Training = Training(learning_rate=2e-3, epochs=6, batch_size=64)
     paper_accuracy: None = None
+
+
+class BiGru(BiGruNetwork):
+    """The network taught by the labels of the training rows."""
+
+    method: Literal["bigru"]
 
 
 class BiGruKind(Kind[BiGru]):

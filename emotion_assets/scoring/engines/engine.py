@@ -91,10 +91,15 @@ def score_block(champion: Champion, block: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def encode_scores(scores: Scores) -> pa.RecordBatch:
-    """A row for each text: ``probabilities``, calibrated, float32 in the order of the labels, and ``truncated``."""
+    """A row for each text: ``probabilities``, calibrated, float32 in the order of the labels, ``truncated``, and of a
+    cascade ``by_first``."""
     flat, labels = pa.array(scores.probabilities.ravel()), scores.probabilities.shape[1]
-    columns = [pa.FixedSizeListArray.from_arrays(flat, labels), pa.array(scores.truncated)]
-    return pa.RecordBatch.from_arrays(columns, names=["probabilities", "truncated"])
+    columns = {
+        "probabilities": pa.FixedSizeListArray.from_arrays(flat, labels),
+        "truncated": pa.array(scores.truncated),
+        **({} if scores.by_first is None else {"by_first": pa.array(scores.by_first)}),
+    }
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
 def decode_scores(answers: pa.RecordBatch) -> Scores:
@@ -102,5 +107,9 @@ def decode_scores(answers: pa.RecordBatch) -> Scores:
     from emotion_assets.models.kind import Scores
 
     flat = answers["probabilities"].flatten().to_numpy()
-    truncated = answers["truncated"].to_numpy(zero_copy_only=False)
-    return Scores(flat.reshape(answers.num_rows, -1), np.asarray(truncated, dtype=bool))
+    flags = {
+        name: np.asarray(answers[name].to_numpy(zero_copy_only=False), dtype=bool)
+        for name in ("truncated", "by_first")
+        if name in answers.schema.names
+    }
+    return Scores(flat.reshape(answers.num_rows, -1), flags["truncated"], flags.get("by_first"))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from emotion_assets.scoring.ahead import work_ahead
 from emotion_assets.scoring.engines.engine import Engine, encode_scores, score_block
+from emotion_assets.scoring.engines.parts import TRIES, join_parts, limit_threads
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.scoring import ScoringSettings
 from emotion_assets.storage.failpoints import failpoint
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from emotion_assets.scoring.calibration import Calibration, Champion
 
 AHEAD = 2  # blocks that wait between two steps, or for a worker
-PART_ROWS = 512  # of a block that goes to one worker
-TRIES = 3
 
 
 class LocalEngine(Engine):
@@ -37,7 +35,7 @@ class LocalEngine(Engine):
     reads, tokenises and scores whole parts of blocks, with its share of the cores."""
 
     def __init__(self, settings: ScoringSettings) -> None:
-        self._workers = settings.workers
+        self._workers = settings.workers or 1
 
     def answers(
         self, calibration: Calibration, blocks: Iterable[pa.RecordBatch]
@@ -47,29 +45,9 @@ class LocalEngine(Engine):
             prepared = work_ahead((champion.prepare(block["text"].to_pylist()) for block in blocks), AHEAD)
             answered = work_ahead((encode_scores(champion.answer(one)) for one in prepared), AHEAD)
         else:
-            answered = _join_parts(blocks, _Pool(calibration, self._workers))
+            answered = join_parts(blocks, _Pool(calibration, self._workers).map)
         with closing(answered):
             yield from answered
-
-
-def _join_parts(blocks: Iterable[pa.RecordBatch], pool: _Pool) -> Generator[pa.RecordBatch, None, None]:
-    """Score parts of blocks side by side, and give the answers of whole blocks, in order."""
-    sizes: deque[int] = deque()  # in parts, of the blocks that are under way
-
-    def parts() -> Iterator[pa.RecordBatch]:
-        for block in blocks:
-            starts = range(0, block.num_rows, PART_ROWS)
-            sizes.append(len(starts))
-            yield from (block.slice(start, PART_ROWS) for start in starts)
-
-    done: list[pa.RecordBatch] = []
-    with closing(pool.map(parts())) as answered:
-        for answers in answered:
-            done.append(answers)
-            if len(done) == sizes[0]:
-                sizes.popleft()
-                yield pa.concat_batches(done)
-                done = []
 
 
 @dataclass
@@ -154,11 +132,7 @@ def _begin(calibration: Calibration, threads: int) -> None:
     _calibration = calibration
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[variable] = str(threads)
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:  # it has read the variable already
-        torch.set_num_threads(threads)
+    limit_threads(threads)
 
 
 def _end_with_parent() -> None:

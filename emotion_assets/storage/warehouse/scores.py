@@ -135,7 +135,8 @@ def waiting_texts(
     db: duckdb.DuckDBPyConnection, version: str, since: date | None, rows_per_batch: int
 ) -> pa.RecordBatchReader:
     """The rows to be scored, equal texts behind each other, and where this model version has scored the same text
-    before, the ``probabilities`` and ``truncated`` of then. Streams; read it before using ``db`` again.
+    before, the ``probabilities``, ``truncated`` and ``answered_by`` of then. Streams; read it before using ``db``
+    again.
 
     Sorting, unlike grouping into lists, can leave memory for the disk.
     """
@@ -143,12 +144,13 @@ def waiting_texts(
     query = f"""
         WITH waiting AS ({waiting}),
         known AS (
-            SELECT f.text, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated
+            SELECT f.text, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated,
+                any_value(s.answered_by) AS answered_by
             FROM scored_feedback s JOIN feedback f USING (feedback_id)
             WHERE s.model_version = $version AND f.text IN (SELECT text FROM waiting)
             GROUP BY f.text
         )
-        SELECT text, feedback_id, probabilities, truncated FROM waiting LEFT JOIN known USING (text)
+        SELECT text, feedback_id, probabilities, truncated, answered_by FROM waiting LEFT JOIN known USING (text)
         ORDER BY text, feedback_id
     """
     return db.sql(query, params={**parameters, "version": version}).to_arrow_reader(rows_per_batch)

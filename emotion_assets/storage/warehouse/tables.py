@@ -252,8 +252,9 @@ class Forgotten(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringModel(Row):
-    """A model version that has scored feedback. When temperature or threshold change, its rows of scored_feedback
-    change with them, in one transaction."""
+    """A model version that has scored feedback, or two models in a cascade. When temperature or threshold change, its
+    rows of scored_feedback change with them, in one transaction. Probabilities of a cascade are calibrated for each of
+    its models; its temperature is 1."""
 
     table = "scoring_models"
 
@@ -268,6 +269,12 @@ class ScoringModel(Row):
     validation_rows: Annotated[int, "rows that it was chosen on"]
     recorded_at: Annotated[datetime, "when it was recorded"]
     decision_rule: Annotated[str | None, "version of the rule that gave its scores their status"] = None
+    first_model: Annotated[str | None, "of a cascade: the cheap model that answers first"] = None
+    first_version: Annotated[str | None, "of a cascade: version of that model"] = None
+    last_version: Annotated[str | None, "of a cascade: version of the champion, which answers the rest"] = None
+    first_threshold: Annotated[float | None, "of a cascade: confidence from which on the cheap model answers"] = None
+    first_share: Annotated[float | None, "of a cascade: share of validation rows that the cheap model answers"] = None
+    first_agreement: Annotated[float | None, "of a cascade: share of those with the champion's label"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +292,7 @@ class ScoredFeedback(Row):
     scored_at: Annotated[datetime, "when it was scored"]
     run_id: Annotated[str, "Dagster run that scored it"]
     truncated: Annotated[bool, "whether the text is longer than the model reads"]
+    answered_by: Annotated[str | None, "of a cascade: version of the model that gave the score"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

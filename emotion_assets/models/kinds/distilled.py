@@ -1,0 +1,67 @@
+"""A small network that learns from another model's answers. The training itself stands in ``models.distillation``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from emotion_assets.models.kind import Kind, Scorer, TrainingRun
+from emotion_assets.models.kinds.bigru import BiGruNetwork
+from emotion_assets.settings.schema import Settings, require_name
+from emotion_assets.storage.keys import RAW_DATASET, model_key
+from emotion_assets.storage.store import Store, StoredFolder
+
+
+class Distilled(BiGruNetwork):
+    """A bigru taught by the probabilities of another model, on the training rows and on feedback that has no label."""
+
+    method: Literal["distilled"]
+    teacher: Annotated[str, Field(description="a model of the profile")]
+    temperature: Annotated[float, Field(gt=0, description="softens both distributions; 1 takes them as they are")] = 2.0
+    teacher_weight: Annotated[
+        float, Field(gt=0, le=1, description="of the teacher's labels on a training row; the rest is its true label's")
+    ] = 0.5
+    feedback_texts: Annotated[int, Field(ge=0, description="distinct texts of the feedback, at most")] = 5000
+
+    @model_validator(mode="after")
+    def _refuse_settings_without_effect(self) -> Distilled:
+        if self.training.label_smoothing:
+            raise ValueError("training.label_smoothing: the teacher's labels are soft already; take it out")
+        if self.training.class_weights != "none":
+            raise ValueError("training.class_weights: the teacher's labels are not weighted; take it out")
+        return self
+
+    def check_against(self, key: str, settings: Settings) -> None:
+        """The teacher is another model of the profile, and one that needs no teacher itself."""
+        require_name(f"{key}.teacher", self.teacher, settings.models, "models")
+        if isinstance(settings.models[self.teacher], Distilled):
+            raise ValueError(f"{key}.teacher: {self.teacher} is distilled itself; name the model that it learns from")
+
+
+class DistilledKind(Kind[Distilled]):
+    """A small network that learns from another model's answers."""
+
+    name = "distilled"
+    settings = Distilled
+    ui_kinds = ("pytorch",)
+
+    def inputs(self, model: Distilled, settings: Settings) -> dict[str, list[str]]:
+        return {"dataset": RAW_DATASET, "teacher": model_key(model.teacher)}
+
+    def feedback_texts(self, model: Distilled) -> int:
+        return model.feedback_texts
+
+    def describe(self, model: Distilled) -> str:
+        texts = f" and on at most {model.feedback_texts} texts of the feedback" if model.feedback_texts else ""
+        return f"A one-layer bidirectional GRU taught by {model.teacher}, on the training rows{texts}."
+
+    def train(self, model: Distilled, run: TrainingRun) -> dict[str, Any]:
+        from emotion_assets.models.distillation import distil
+
+        return distil(model, run)
+
+    def load(self, model: StoredFolder, store: Store, number_format: str = "") -> Scorer:
+        from emotion_assets.models.bigru import BiGruScorer
+
+        return BiGruScorer(model)

@@ -1,0 +1,148 @@
+"""The cluster that the Ray engine makes and leaves, and those that it cannot reach."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from emotion_assets.scoring.calibration import Calibration, calibrate
+from emotion_assets.scoring.engines.engine import decode_scores, make_block
+from emotion_assets.scoring.engines.ray import RayEngine, _import_ray, _set_token
+from emotion_assets.settings.errors import UserError
+from emotion_assets.settings.scoring import RaySettings, ScoringSettings
+from emotion_assets.storage.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: install emotion_assets[ray]"
+)
+
+ONE = [make_block(["so happy"])]
+CONNECT = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False)
+except BaseException as error:
+    print(type(error).__name__, error)
+    sys.exit(3)
+"""
+
+
+@pytest.fixture
+def calibration(workspace: Workspace) -> Calibration:
+    return calibrate(workspace.settings, workspace.store)
+
+
+def engine(address: str | None = None) -> RayEngine:
+    return RayEngine(ScoringSettings(engine="ray", workers=1, ray=RaySettings(address=address)))
+
+
+def listening(processes: list[psutil.Process]) -> set[str]:
+    """The addresses that these processes listen on."""
+    found = set()
+    for process in processes:
+        try:
+            open_ports = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            found |= {c.laddr.ip.removeprefix("::ffff:") for c in open_ports}  # as IPv6 has an address of IPv4
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_cluster_made_here_is_of_this_machine_alone_and_leaves_nothing(
+    calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    answers = engine().answers(calibration, ONE)
+    next(answers)
+    processes = psutil.Process().children(recursive=True)
+    assert processes
+    logs = next(a for p in processes for a in p.cmdline() if a.startswith("--log_dir="))
+    folder = Path(logs.removeprefix("--log_dir=")).parents[1]
+    assert folder.parent == Path(tempfile.gettempdir())
+    assert folder.exists()
+    assert listening([psutil.Process(), *processes]) == {"127.0.0.1"}
+    assert not any("dashboard.py" in " ".join(process.cmdline()) for process in processes)
+    address = _import_ray().get_runtime_context().gcs_address
+    stranger = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    refused = subprocess.run(
+        [sys.executable, "-c", CONNECT, address], env=stranger, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert refused.returncode == 3, refused.stdout + refused.stderr
+    assert "InvalidAuthToken" in refused.stdout + refused.stderr
+    answers.close()
+    psutil.wait_procs(processes, timeout=30)
+    assert [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert signal.getsignal(signal.SIGTERM) == on_sigterm
+    assert not folder.exists()
+    assert not (tmp_path / ".ray").exists()
+
+
+@pytest.fixture
+def running_cluster() -> Iterator[str]:
+    """The address of a cluster that somebody else has started, with this process's token."""
+    _import_ray()
+    _set_token()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with tempfile.TemporaryDirectory(prefix="rayhead", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
+        command += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}"]
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", "PYTHONUNBUFFERED": "1"}
+        head = subprocess.Popen(
+            [*command, "--include-dashboard=false"], env=environment, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert head.stdout is not None
+            assert any("Ray runtime started" in line for line in head.stdout)
+            yield address
+        finally:
+            processes = psutil.Process(head.pid).children(recursive=True)
+            head.send_signal(signal.SIGTERM)
+            psutil.wait_procs(processes, timeout=20)
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+
+
+def test_a_cluster_that_runs_scores_by_its_address_and_goes_on_running(
+    calibration: Calibration, running_cluster: str
+) -> None:
+    for _ in range(2):
+        (answers,) = engine(running_cluster).answers(calibration, ONE)
+        expected = calibration.load().answers(["so happy"]).probabilities
+        np.testing.assert_allclose(decode_scores(answers).probabilities, expected, atol=1e-5)
+        assert not _import_ray().is_initialized()
+
+
+def test_texts_that_kill_every_actor_end_with_one_line(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMOTION_FAILPOINT", "scoring.worker")
+    with pytest.raises(UserError, match="the Ray actor was lost 3 times on the same texts"):
+        list(engine().answers(calibration, ONE))
+    assert not _import_ray().is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{free}", "ray://127.0.0.1:{free}", "nowhere.invalid:6379", "nonsense"])
+def test_a_cluster_that_cannot_be_reached_is_one_line_at_once(calibration: Calibration, address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    address = address.format(free=free)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"^scoring\.ray\.address: \S+: cannot be reached \(.*\); give the HOST:PORT"):
+        list(engine(address).answers(calibration, ONE))
+    assert time.monotonic() - started < 60
+    assert not _import_ray().is_initialized()
