@@ -73,14 +73,14 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         if made_here:
             inputs = {"tokens": stored_input(workspace.store.current(tokens, verify=False))}  # the process verifies
             devices = config.devices or settings.devices
-            folder = _train_or_recall(
+            folder, how = _train_or_recall(
                 context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs, devices
             )
+            made = _recipe_metadata(base.source.model_dump(mode="json"), settings.seed, how)
         else:
-            folder = _resolve_base(workspace, name)
-        return _materialize_result(
-            workspace.settings, base_key(name), folder, {"pre-training": folder.info.get("curve")}
-        )
+            folder, made = _resolve_base(workspace, name), {}
+        curves = {"pre-training": folder.info.get("curve")}
+        return _materialize_result(workspace.settings, base_key(name), folder, curves, made)
 
     return base_model
 
@@ -125,8 +125,10 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
         if texts:
             inputs[FEEDBACK_ROLE] = feedback_input(workspace.warehouse, texts)
         devices = (config.devices or settings.devices) if kind.several_devices else 1
-        folder = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs, devices)
-        return _materialize_result(workspace.settings, model_key(name), folder, {"training": folder.info.get("curve")})
+        folder, how = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs, devices)
+        made = _recipe_metadata(kind.used_settings(model), settings.seed, how)
+        curves = {"training": folder.info.get("curve")}
+        return _materialize_result(workspace.settings, model_key(name), folder, curves, made)
 
     return trained_model
 
@@ -140,8 +142,9 @@ def _train_or_recall(
     part: Any,
     inputs: Mapping[str, dict[str, Any]],
     devices: int,
-) -> StoredFolder:
-    """The folder that this training gives: recalled when the very same work was done before, else trained now."""
+) -> tuple[StoredFolder, str]:
+    """The folder that this training gives, recalled when the very same work was done before, else trained now; and
+    which of the two it was."""
     settings = workspace.settings
     checkpoints = workspace.checkpoints / "__".join(key)
     job = TrainingJob(
@@ -162,18 +165,33 @@ def _train_or_recall(
                 f"the same training on the same inputs is in the store as {folder.version}; taken from there"
             )
             workspace.publish(key, store_kind, folder)
-            return folder
+            return folder, "recalled from the store"
         with workspace.store.writing(store_kind) as draft:
             measured = run_training(context, dataclasses.replace(job, target=str(draft.path)), devices)
             require_run_going(context.instance, context.run.run_id)
             folder = draft.finish(measured)
         workspace.publish(key, store_kind, folder, job.recipe)
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return folder
+    step = (measured.get("curve") or {}).get("resumed_at_step")
+    return folder, f"trained, resumed at step {step}" if step else "trained"
+
+
+def _recipe_metadata(used: Mapping[str, Any], seed: int, how: str) -> dict[str, Any]:
+    """What a training was told, one small table for each part of it, and how its result came to be."""
+    parts = {key: value for key, value in used.items() if isinstance(value, dict)}
+    whole = {key: value for key, value in used.items() if key not in parts} | {"seed": seed}
+    tables = {"recipe": whole, **{f"recipe: {key}": part for key, part in parts.items()}}
+    return {
+        "this version was": how,
+        **{
+            name: display.table([{"setting": key, "value": value} for key, value in part.items()])
+            for name, part in tables.items()
+        },
+    }
 
 
 def _materialize_result(
-    settings: Settings, key: Sequence[str], folder: StoredFolder, curves: Mapping[str, Any]
+    settings: Settings, key: Sequence[str], folder: StoredFolder, curves: Mapping[str, Any], made: Mapping[str, Any]
 ) -> dg.MaterializeResult[None]:
     info = folder.info
     picture = f"{'-'.join(key)}-{folder.version}"
@@ -189,5 +207,5 @@ def _materialize_result(
     }
     return dg.MaterializeResult(
         data_version=dg.DataVersion(folder.digest),
-        metadata={**plots, **figures, "version": folder.version, "path": dg.MetadataValue.path(folder.path)},
+        metadata={**made, **plots, **figures, "version": folder.version, "path": dg.MetadataValue.path(folder.path)},
     )
