@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import user_errors_as_failures
@@ -15,8 +15,10 @@ from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, STARTS_FIRST
 from emotion_assets.defs.run_end import require_run_going
 from emotion_assets.jobs.process import FEEDBACK as FEEDBACK_ROLE
 from emotion_assets.jobs.process import PRETRAINING, TrainingJob, feedback_input, stored_input
+from emotion_assets.models.hyperparameters import replace_settings
 from emotion_assets.models.registry import kind_of
 from emotion_assets.settings import versions
+from emotion_assets.settings.errors import SettingsError
 from emotion_assets.settings.schema import PretrainedHere, Settings
 from emotion_assets.storage.keys import FEEDBACK, MAIN_MODEL, base_key, model_key, tokens_key
 from emotion_assets.storage.locks import file_lock
@@ -24,14 +26,63 @@ from emotion_assets.storage.store import StoredFolder, fingerprint
 from emotion_assets.storage.workspace import Workspace
 
 GROUP, OWNER = "models", "team:ml"
+MAX_SEED = 2**31 - 1
 LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
 
 
-class TrainingConfig(dg.Config):
+class DevicesConfig(dg.Config):
     """How a training is run; it decides nothing about the result but rounding."""
 
-    devices: int = 0
-    """GPUs of the training (without a GPU: processes); 0: as the profile says. A kind that trains on one ignores it."""
+    devices: int = Field(
+        default=0,
+        description="GPUs of the training (without a GPU: processes); 0: as the profile says. A kind that trains on "
+        "one ignores it",
+    )
+
+
+class TrainingConfig(DevicesConfig):
+    """Other hyperparameters than the profile's, for a candidate: another version of the same model, which is predicted
+    with, evaluated and judged by the rule of the champion like any other. The next run without them recalls the
+    profile's version. The bounds are the profile's own (``settings.schema``, ``models.kinds``)."""
+
+    learning_rate: float | None = Field(
+        default=None, description="the highest learning rate, above 0; empty: as the profile says"
+    )
+    epochs: int | None = Field(default=None, description="1 or more; empty: as the profile says")
+    batch_size: int | None = Field(
+        default=None, description="rows of a batch on one device, 1 or more; empty: as the profile says"
+    )
+    lora_rank: int | None = Field(
+        default=None, description="rank of the LoRA adapters, 1 or more; empty: as the profile says"
+    )
+    lora_dropout: float | None = Field(
+        default=None, description="dropout before the LoRA adapters, from 0 to below 1; empty: as the profile says"
+    )
+    seed: int | None = Field(
+        default=None, description=f"of this training, from 0 to {MAX_SEED}; empty: as the profile says"
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """What is given of the model's settings, by their path in the profile."""
+        given = {
+            "training.learning_rate": self.learning_rate,
+            "training.epochs": self.epochs,
+            "training.batch_size": self.batch_size,
+            "lora.rank": self.lora_rank,
+            "lora.dropout": self.lora_dropout,
+        }
+        return {path: value for path, value in given.items() if value is not None}
+
+    def seed_of(self, name: str, settings: Settings) -> int:
+        """The seed of the training of a model.
+
+        Raises:
+            SettingsError: no generator takes it.
+        """
+        seed = settings.seed if self.seed is None else self.seed
+        if self.seed is not None and not 0 <= seed <= MAX_SEED:
+            raise SettingsError(f"{name}: seed: use 0 to {MAX_SEED} (given: {seed})")
+        return seed
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -68,15 +119,23 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     )
     @user_errors_as_failures
     def base_model(
-        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: DevicesConfig
     ) -> dg.MaterializeResult[None]:
         if made_here:
             inputs = {"tokens": stored_input(workspace.store.current(tokens, verify=False))}  # the process verifies
             devices = config.devices or settings.devices
             folder, how = _train_or_recall(
-                context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs, devices
+                context,
+                workspace,
+                base_key(name),
+                "base_models",
+                PRETRAINING,
+                base.source,
+                inputs,
+                settings.seed,
+                devices,
             )
-            made = _recipe_metadata(base.source.model_dump(mode="json"), settings.seed, how)
+            made = _recipe_metadata(base.source.model_dump(mode="json") | {"seed": settings.seed}, how)
         else:
             folder, made = _resolve_base(workspace, name), {}
         curves = {"pre-training": folder.info.get("curve")}
@@ -121,12 +180,17 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
     ) -> dg.MaterializeResult[None]:
+        asked, seed = replace_settings(name, model, config.settings()), config.seed_of(name, settings)
         inputs = {part: stored_input(workspace.store.current(key, verify=False)) for part, key in sources.items()}
         if texts:
             inputs[FEEDBACK_ROLE] = feedback_input(workspace.warehouse, texts)
         devices = (config.devices or settings.devices) if kind.several_devices else 1
-        folder, how = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs, devices)
-        made = _recipe_metadata(kind.used_settings(model), settings.seed, how)
+        folder, how = _train_or_recall(
+            context, workspace, model_key(name), "models", kind.name, asked, inputs, seed, devices
+        )
+        used = kind.used_settings(asked) | {"seed": seed}
+        made = _recipe_metadata(used, how)
+        made |= _difference_from_profile(kind.used_settings(model) | {"seed": settings.seed}, used)
         curves = {"training": folder.info.get("curve")}
         return _materialize_result(workspace.settings, model_key(name), folder, curves, made)
 
@@ -141,6 +205,7 @@ def _train_or_recall(
     job_kind: str,
     part: Any,
     inputs: Mapping[str, dict[str, Any]],
+    seed: int,
     devices: int,
 ) -> tuple[StoredFolder, str]:
     """The folder that this training gives, recalled when the very same work was done before, else trained now; and
@@ -152,7 +217,7 @@ def _train_or_recall(
         name=key[-1],
         settings=part.model_dump(mode="json"),
         labels=list(settings.labels),
-        seed=settings.seed,
+        seed=seed,
         inputs=dict(inputs),
         target="",
         checkpoints=str(checkpoints),
@@ -176,10 +241,10 @@ def _train_or_recall(
     return folder, f"trained, resumed at step {step}" if step else "trained"
 
 
-def _recipe_metadata(used: Mapping[str, Any], seed: int, how: str) -> dict[str, Any]:
+def _recipe_metadata(used: Mapping[str, Any], how: str) -> dict[str, Any]:
     """What a training was told, one small table for each part of it, and how its result came to be."""
     parts = {key: value for key, value in used.items() if isinstance(value, dict)}
-    whole = {key: value for key, value in used.items() if key not in parts} | {"seed": seed}
+    whole = {key: value for key, value in used.items() if key not in parts}
     tables = {"recipe": whole, **{f"recipe: {key}": part for key, part in parts.items()}}
     return {
         "this version was": how,
@@ -188,6 +253,26 @@ def _recipe_metadata(used: Mapping[str, Any], seed: int, how: str) -> dict[str, 
             for name, part in tables.items()
         },
     }
+
+
+def _difference_from_profile(profile: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a candidate that are not the profile's."""
+    before = _flat(profile)
+    other = [
+        {"setting": path, "value": value, "profile": before[path]}
+        for path, value in _flat(used).items()
+        if before[path] != value
+    ]
+    return {"other than the profile": display.table(other)} if other else {}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by their paths, one level deep."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        part = {f"{key}.{inner}": setting for inner, setting in value.items()} if isinstance(value, dict) else {}
+        flat |= part or {key: value}
+    return flat
 
 
 def _materialize_result(

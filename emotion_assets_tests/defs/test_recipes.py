@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from emotion_assets.defs import models
+from emotion_assets.evaluation.champion import ChampionRequest, choose_champion
+from emotion_assets.evaluation.evaluate import evaluate_all
+from emotion_assets.evaluation.predictions import predict
 from emotion_assets.jobs.process import TrainingJob, run_job
+from emotion_assets.models.hyperparameters import replace_settings
 from emotion_assets.profiles.reader import load_settings
+from emotion_assets.storage.keys import RAW_DATASET, model_key, predictions_key
+from emotion_assets.storage.warehouse.evaluation import read_leaderboard
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.conftest import TINY_PROFILE
 from emotion_assets_tests.worlds.feedback import make_workspace
@@ -85,7 +93,83 @@ def test_a_page_says_that_a_training_was_resumed(tmp_path: Path, monkeypatch: py
 def test_only_a_recipe_with_adapters_shows_their_rank(name: str, rank: str | None) -> None:
     settings = load_settings(str(TINY_PROFILE), environ={})
     model = settings.models[name]
-    tables = models._recipe_metadata(models.kind_of(model).used_settings(model), settings.seed, "trained")
+    tables = models._recipe_metadata(models.kind_of(model).used_settings(model), "trained")
     shown = settings_in(tables["recipe: lora"].value) if "recipe: lora" in tables else {}
     assert shown.get("rank") == rank
     assert all(len(table.value) < 1000 for name, table in tables.items() if name.startswith("recipe"))
+
+
+def judge(workspace: Workspace, name: str, run_id: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Predict with the newest version of a model, evaluate and choose: the leaderboard's versions, the decision."""
+    settings, store, warehouse = workspace.settings, workspace.store, workspace.warehouse
+    folder = predict(name, store.current(model_key(name)), store.current(RAW_DATASET), store)
+    store.point(predictions_key(name), "predictions", folder)
+    evaluate_all(settings, store, warehouse, run_id, datetime.now(UTC))
+    choice = choose_champion(settings, store, warehouse, ChampionRequest(), run_id, datetime.now(UTC))
+    with warehouse.reading() as db:
+        board = {row["model"]: row["model_version"] for row in read_leaderboard(db)}
+    return board, choice.decision
+
+
+def test_other_values_give_a_candidate_and_the_next_run_without_them_recalls_the_profiles(tmp_path: Path) -> None:
+    """The rule of the champion judges the candidate, which is the better one here; the profile's version comes back as
+    the model's newest one, and the champion stays."""
+    workspace = make_workspace(tmp_path, train_rows=200)
+    alone = {"bigru": workspace.settings.models["bigru"]}
+    workspace = Workspace(workspace.settings.model_copy(update={"models": alone}))
+
+    profile = page(materialise(workspace, "baseline_models/bigru"))
+    board, decision = judge(workspace, "bigru", "first")
+    assert board["bigru"] == profile["version"] == decision["model_version"]
+    assert "other than the profile" not in profile
+
+    other = {"learning_rate": 2e-2, "epochs": 12, "batch_size": 16, "seed": 5}
+    candidate = page(materialise(workspace, "baseline_models/bigru", other))
+    assert candidate["this version was"] == "trained"
+    assert settings_in(candidate["other than the profile"]) == {
+        "seed": "5",
+        "training.learning_rate": "0.02",
+        "training.epochs": "12",
+        "training.batch_size": "16",
+    }
+    assert settings_in(candidate["recipe: training"])["epochs"] == "12"
+    board, decision = judge(workspace, "bigru", "second")
+    assert board["bigru"] == candidate["version"] != profile["version"]
+    assert (decision["action"], decision["model_version"]) == ("promoted", candidate["version"])
+
+    again = page(materialise(workspace, "baseline_models/bigru"))
+    assert again["this version was"] == "recalled from the store" and again["version"] == profile["version"]
+    board, decision = judge(workspace, "bigru", "third")
+    assert board["bigru"] == profile["version"] and decision["model_version"] == candidate["version"]
+
+
+@pytest.mark.parametrize("profile", ["embedded", "pretrained", "laptop", "paper", str(TINY_PROFILE)])
+def test_a_run_without_values_has_the_settings_of_the_profile(profile: str) -> None:
+    """The settings as they are written decide recipes: not a key more or less."""
+    for name, model in load_settings(profile, environ={}).models.items():
+        asked = replace_settings(name, model, models.TrainingConfig().settings())
+        assert asked.model_dump_json() == model.model_dump_json(), name
+
+
+REFUSED = [
+    ("baseline_models/tfidf_svm", {"learning_rate": 0.1}, "tfidf_svm: a model of method tfidf_svm has no training."),
+    ("baseline_models/bigru", {"lora_rank": 4}, "bigru: a model of method bigru has no lora.rank; leave it empty"),
+    ("baseline_models/bert_base", {"lora_dropout": 0.1}, "bert_base: a model of method full has no lora.dropout"),
+    ("llama3_lora_model", {"lora_rank": 0}, "llama3_lora_model: lora.rank: input should be greater than or equal to 1"),
+    ("llama3_lora_model", {"lora_dropout": 1.0}, "lora.dropout: input should be less than 1 (given: 1.0)"),
+    ("baseline_models/bigru", {"learning_rate": 0.0}, "training.learning_rate: input should be greater than 0"),
+    ("baseline_models/bigru", {"epochs": 0}, "bigru: training.epochs: input should be greater than or equal to 1"),
+    ("baseline_models/bigru", {"batch_size": -1}, "bigru: training.batch_size: input should be greater than or equal"),
+    ("baseline_models/tfidf_svm", {"seed": -1}, "tfidf_svm: seed: use 0 to 2147483647 (given: -1)"),
+]
+
+
+@pytest.mark.parametrize(("key", "config", "line"), REFUSED)
+def test_a_value_that_the_model_cannot_have_is_refused_in_one_line(key: str, config: Values, line: str) -> None:
+    """Before anything is read or trained: this workspace has settings and nothing else."""
+    workspace: Any = SimpleNamespace(settings=load_settings(str(TINY_PROFILE), environ={}))
+    done = materialise(workspace, key, config)
+    (failed,) = done.get_step_failure_events()
+    error = failed.step_failure_data.error
+    assert error is not None and line in error.message and error.message.strip().count("\n") == 0
+    assert not any(event.is_step_up_for_retry for event in done.all_events)
