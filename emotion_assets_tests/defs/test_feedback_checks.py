@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from emotion_assets.defs import checks
+from emotion_assets.defs.backlog import backlog_sensor
 from emotion_assets.ingest.ledger import ingest
 from emotion_assets.storage.warehouse.database import count
 from emotion_assets.storage.workspace import Workspace
@@ -91,3 +92,44 @@ def test_a_few_rows_tell_nothing_of_abstentions_and_drift(workspace: Workspace) 
         assert count(db, "SELECT count(*) FROM scored_feedback") == 20
     passed = {"few_abstentions": (True, "WARN"), "no_drift": (True, "WARN")}
     assert outcomes(workspace, "few_abstentions", "no_drift") == passed
+
+
+def test_the_sensor_reports_a_backlog_once_and_that_it_is_gone(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor: str | None = None
+
+    def tick() -> list[bool]:
+        nonlocal cursor
+        result = backlog_sensor(dg.build_sensor_context(cursor=cursor, resources={"workspace": workspace}))
+        assert isinstance(result, dg.SensorResult)
+        cursor = result.cursor
+        found = [event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+        assert {event.asset_check_key.to_user_string() for event in found} <= {"scored_feedback:no_backlog"}
+        return [event.passed for event in found]
+
+    assert tick() == []
+    drop(workspace, sample_texts()[:10])
+    assert tick() == []
+    later(monkeypatch, 2.1)
+    assert [tick(), tick()] == [[False], []]
+    run_feedback(workspace)
+    assert [tick(), tick()] == [[True], []]
+
+
+def test_a_defect_in_a_check_tells_dagster_nothing_of_a_text(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*arguments: object) -> None:
+        raise ValueError("zyzzyva")
+
+    monkeypatch.setattr("emotion_assets.reports.problems.feedback_problems", stumble)
+    definitions = dg.Definitions(
+        assets=[dg.AssetSpec("feedback"), dg.AssetSpec("scored_feedback")],
+        asset_checks=[checks.feedback_checks],
+        jobs=[dg.define_asset_job("checks_alone", dg.AssetSelection.all_asset_checks())],
+        resources={"workspace": workspace},
+    )
+    done = definitions.resolve_job_def("checks_alone").execute_in_process(raise_on_error=False)
+    (failed,) = done.get_step_failure_events()
+    assert "zyzzyva" not in str(failed.event_specific_data) and "ValueError" in str(failed.event_specific_data)
