@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -22,9 +22,10 @@ from emotion_assets.settings.errors import SettingsError
 from emotion_assets.settings.schema import PretrainedHere, Settings
 from emotion_assets.storage.keys import FEEDBACK, MAIN_MODEL, base_key, model_key, tokens_key
 from emotion_assets.storage.locks import file_lock
-from emotion_assets.storage.store import StoredFolder, fingerprint
+from emotion_assets.storage.store import StoredFolder, StoreError, fingerprint
 from emotion_assets.storage.workspace import Workspace
 
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 GROUP, OWNER = "models", "team:ml"
 MAX_SEED = 2**31 - 1
 LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
@@ -101,26 +102,36 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     tokens = tokens_key(base.tokenizer)
     main = settings.models.get(MAIN_MODEL)
 
-    @dg.asset(
-        key=base_key(name),
+    spec = dg.AssetSpec(
+        base_key(name),
         deps=[tokens] if made_here else [],
         group_name=GROUP,
         owners=[OWNER],
         kinds={"checkpoint", "pytorch", "huggingface"},
         code_version=_code_version(settings, base),
-        pool=MODEL_POOL if made_here else None,
-        retry_policy=RETRY_ONCE,
-        op_tags=STARTS_FIRST if main is not None and main.base_name == name else None,
         description=(
             f"The {base.source.build.model_type} checkpoint pre-trained here on the training texts."
             if isinstance(base.source, PretrainedHere)
             else "The base checkpoint as a local folder, every file hashed."
         ),
     )
+
+    @dg.multi_asset(
+        name="__".join(spec.key.path),
+        specs=[spec],
+        check_specs=[_intact(spec.key)],
+        can_subset=True,
+        pool=MODEL_POOL if made_here else None,
+        retry_policy=RETRY_ONCE,
+        op_tags=STARTS_FIRST if main is not None and main.base_name == name else None,
+    )
     @user_errors_as_failures
     def base_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: DevicesConfig
-    ) -> dg.MaterializeResult[None]:
+    ) -> Results:
+        if not context.selected_asset_keys:
+            yield from _check_intact(context, workspace)
+            return
         if made_here:
             inputs = {"tokens": stored_input(workspace.store.current(tokens, verify=False))}  # the process verifies
             devices = config.devices or settings.devices
@@ -139,7 +150,8 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         else:
             folder, made = _resolve_base(workspace, name), {}
         curves = {"pre-training": folder.info.get("curve")}
-        return _materialize_result(workspace.settings, base_key(name), folder, curves, made)
+        yield _materialize_result(workspace.settings, base_key(name), folder, curves, made)
+        yield from _intact_now(context)
 
     return base_model
 
@@ -164,22 +176,32 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     sources = kind.inputs(model, settings)
     texts = kind.feedback_texts(model)
 
-    @dg.asset(
-        key=model_key(name),
+    spec = dg.AssetSpec(
+        model_key(name),
         deps=[*sources.values(), *([FEEDBACK] if texts else [])],
         group_name=GROUP,
         owners=[OWNER],
         kinds={"classifier", *kind.ui_kinds},
         code_version=_code_version(settings, model),
+        description=kind.describe(model),
+    )
+
+    @dg.multi_asset(
+        name="__".join(spec.key.path),
+        specs=[spec],
+        check_specs=[_intact(spec.key)],
+        can_subset=True,
         pool=MODEL_POOL,
         retry_policy=RETRY_ONCE,
         op_tags=STARTS_FIRST if name == MAIN_MODEL else None,
-        description=kind.describe(model),
     )
     @user_errors_as_failures
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
-    ) -> dg.MaterializeResult[None]:
+    ) -> Results:
+        if not context.selected_asset_keys:
+            yield from _check_intact(context, workspace)
+            return
         asked, seed = replace_settings(name, model, config.settings()), config.seed_of(name, settings)
         inputs = {part: stored_input(workspace.store.current(key, verify=False)) for part, key in sources.items()}
         if texts:
@@ -192,9 +214,43 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
         made = _recipe_metadata(used, how)
         made |= _difference_from_profile(kind.used_settings(model) | {"seed": settings.seed}, used)
         curves = {"training": folder.info.get("curve")}
-        return _materialize_result(workspace.settings, model_key(name), folder, curves, made)
+        yield _materialize_result(workspace.settings, model_key(name), folder, curves, made)
+        yield from _intact_now(context)
 
     return trained_model
+
+
+def _intact(key: dg.AssetKey) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        "store_intact", asset=key, description="Every file in the store is the one that was written, by its sha256."
+    )
+
+
+def _check_intact(context: dg.AssetExecutionContext, workspace: Workspace) -> Iterator[dg.AssetCheckResult]:
+    """Read every file of the current version."""
+    for check in context.selected_asset_check_keys:
+        problem = None
+        try:
+            workspace.store.current(check.asset_key.path)
+        except StoreError as error:
+            problem = str(error)
+        yield _intact_result(check, problem)
+
+
+def _intact_now(context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    """What was just written was hashed as it was, and what was recalled was verified: nothing is read again."""
+    for check in context.selected_asset_check_keys:
+        yield _intact_result(check, None)
+
+
+def _intact_result(check: dg.AssetCheckKey, problem: str | None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=problem is None,
+        check_name=check.name,
+        asset_key=check.asset_key,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=problem,
+    )
 
 
 def _train_or_recall(
