@@ -11,10 +11,9 @@ DATASET_SOURCE = ["dataset_source"]
 RAW_DATASET = ["raw_emotion_dataset"]
 BALANCE = ["class_balance_report"]
 EVALUATION = ["evaluation_table"]
-FEEDBACK = ["feedback"]
-SCORED_FEEDBACK = ["scored_feedback"]
 CHAMPION = ["champion_model"]
 FEEDBACK = ["feedback"]
+SCORED_FEEDBACK = ["scored_feedback"]
 CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]
 """A pointer of the store, not an asset: the predictions of the very version that is champion."""
 
