@@ -13,6 +13,7 @@ import warnings
 import dagster as dg
 
 from emotion_assets.defs.alerts import failure_sensor
+from emotion_assets.defs.backlog import backlog_sensor
 from emotion_assets.defs.resources import TRIGGER_TAG
 from emotion_assets.defs.source import source_sensor
 from emotion_assets.settings.errors import SettingsError, UserError
@@ -43,7 +44,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    return [inbox_sensor, source_sensor(settings), automation_sensor(), failure_sensor(settings)]
+    return [inbox_sensor, backlog_sensor, source_sensor(settings), automation_sensor(), failure_sensor(settings)]
 
 
 def automation_sensor() -> dg.AutomationConditionSensorDefinition:

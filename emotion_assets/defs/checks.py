@@ -5,6 +5,7 @@ automation condition. One step checks one group, so that checks cost few process
 is problems_by_check (``dataset.problems``, ``dataset.balance``) or a figure computed (``evaluation.metrics``).
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,14 @@ import dagster as dg
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import user_errors_as_failures
-from emotion_assets.storage.keys import EVALUATION, RAW_DATASET
+from emotion_assets.storage.keys import EVALUATION, FEEDBACK, RAW_DATASET, SCORED_FEEDBACK
 from emotion_assets.storage.workspace import Workspace
 
 BLOCKING = {"schema", "labels", "no_empty_text", "same_rows"}
 
 
 def asset_checks() -> list[dg.AssetChecksDefinition]:
-    return [dataset_checks, evaluation_checks]
+    return [dataset_checks, evaluation_checks, feedback_checks]
 
 
 def _check_spec(key: Sequence[str], name: str, description: str) -> dg.AssetCheckSpec:
@@ -79,3 +80,33 @@ def evaluation_checks(
 
     problems_by_check = evaluation_problems(workspace.settings, workspace.store, workspace.warehouse)
     yield from _results(context, EVALUATION, problems_by_check)
+
+
+@dg.multi_asset_check(
+    name="feedback_checks",
+    specs=[
+        _check_spec(FEEDBACK, "few_rejects", "Of no source more than one row in twenty was rejected lately."),
+        _check_spec(
+            SCORED_FEEDBACK,
+            "no_backlog",
+            "No file lies in the inbox unread, and no accepted row without a score, for more than two hours.",
+        ),
+        _check_spec(
+            SCORED_FEEDBACK, "few_abstentions", "Lately not ten points more of the rows abstain than of validation."
+        ),
+        _check_spec(
+            SCORED_FEEDBACK, "no_drift", "What customers write lately is no strong drift from what the model knows."
+        ),
+    ],
+    can_subset=True,
+)
+@user_errors_as_failures(private=True)
+def feedback_checks(
+    context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
+) -> Iterator[dg.AssetCheckResult]:
+    from emotion_assets.reports.problems import feedback_problems
+
+    asked = {check.name: check.asset_key.path for check in context.selected_asset_check_keys}
+    problems_by_check = feedback_problems(workspace.settings, workspace.store, workspace.warehouse, time.time(), asked)
+    for name, problems in problems_by_check.items():
+        yield display.check_result(asked[name], name, problems, dg.AssetCheckSeverity.WARN)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import user_errors_as_failures
@@ -15,23 +15,75 @@ from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, STARTS_FIRST
 from emotion_assets.defs.run_end import require_run_going
 from emotion_assets.jobs.process import FEEDBACK as FEEDBACK_ROLE
 from emotion_assets.jobs.process import PRETRAINING, TrainingJob, feedback_input, stored_input
+from emotion_assets.models.hyperparameters import replace_settings
 from emotion_assets.models.registry import kind_of
 from emotion_assets.settings import versions
+from emotion_assets.settings.errors import SettingsError
 from emotion_assets.settings.schema import PretrainedHere, Settings
 from emotion_assets.storage.keys import FEEDBACK, MAIN_MODEL, base_key, model_key, tokens_key
 from emotion_assets.storage.locks import file_lock
-from emotion_assets.storage.store import StoredFolder, fingerprint
+from emotion_assets.storage.store import StoredFolder, StoreError, fingerprint
 from emotion_assets.storage.workspace import Workspace
 
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 GROUP, OWNER = "models", "team:ml"
+MAX_SEED = 2**31 - 1
 LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
 
 
-class TrainingConfig(dg.Config):
+class DevicesConfig(dg.Config):
     """How a training is run; it decides nothing about the result but rounding."""
 
-    devices: int = 0
-    """GPUs of the training (without a GPU: processes); 0: as the profile says. A kind that trains on one ignores it."""
+    devices: int = Field(
+        default=0,
+        description="GPUs of the training (without a GPU: processes); 0: as the profile says. A kind that trains on "
+        "one ignores it",
+    )
+
+
+class TrainingConfig(DevicesConfig):
+    """Other hyperparameters than the profile's, for a candidate: another version of the same model, which is predicted
+    with, evaluated and judged by the rule of the champion like any other. The next run without them recalls the
+    profile's version. The bounds are the profile's own (``settings.schema``, ``models.kinds``)."""
+
+    learning_rate: float | None = Field(
+        default=None, description="the highest learning rate, above 0; empty: as the profile says"
+    )
+    epochs: int | None = Field(default=None, description="1 or more; empty: as the profile says")
+    batch_size: int | None = Field(
+        default=None, description="rows of a batch on one device, 1 or more; empty: as the profile says"
+    )
+    lora_rank: int | None = Field(
+        default=None, description="rank of the LoRA adapters, 1 or more; empty: as the profile says"
+    )
+    lora_dropout: float | None = Field(
+        default=None, description="dropout before the LoRA adapters, from 0 to below 1; empty: as the profile says"
+    )
+    seed: int | None = Field(
+        default=None, description=f"of this training, from 0 to {MAX_SEED}; empty: as the profile says"
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """What is given of the model's settings, by their path in the profile."""
+        given = {
+            "training.learning_rate": self.learning_rate,
+            "training.epochs": self.epochs,
+            "training.batch_size": self.batch_size,
+            "lora.rank": self.lora_rank,
+            "lora.dropout": self.lora_dropout,
+        }
+        return {path: value for path, value in given.items() if value is not None}
+
+    def seed_of(self, name: str, settings: Settings) -> int:
+        """The seed of the training of a model.
+
+        Raises:
+            SettingsError: no generator takes it.
+        """
+        seed = settings.seed if self.seed is None else self.seed
+        if self.seed is not None and not 0 <= seed <= MAX_SEED:
+            raise SettingsError(f"{name}: seed: use 0 to {MAX_SEED} (given: {seed})")
+        return seed
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -50,37 +102,56 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
     tokens = tokens_key(base.tokenizer)
     main = settings.models.get(MAIN_MODEL)
 
-    @dg.asset(
-        key=base_key(name),
+    spec = dg.AssetSpec(
+        base_key(name),
         deps=[tokens] if made_here else [],
         group_name=GROUP,
         owners=[OWNER],
         kinds={"checkpoint", "pytorch", "huggingface"},
         code_version=_code_version(settings, base),
-        pool=MODEL_POOL if made_here else None,
-        retry_policy=RETRY_ONCE,
-        op_tags=STARTS_FIRST if main is not None and main.base_name == name else None,
         description=(
             f"The {base.source.build.model_type} checkpoint pre-trained here on the training texts."
             if isinstance(base.source, PretrainedHere)
             else "The base checkpoint as a local folder, every file hashed."
         ),
     )
+
+    @dg.multi_asset(
+        name="__".join(spec.key.path),
+        specs=[spec],
+        check_specs=[_intact(spec.key)],
+        can_subset=True,
+        pool=MODEL_POOL if made_here else None,
+        retry_policy=RETRY_ONCE,
+        op_tags=STARTS_FIRST if main is not None and main.base_name == name else None,
+    )
     @user_errors_as_failures
     def base_model(
-        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
-    ) -> dg.MaterializeResult[None]:
+        context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: DevicesConfig
+    ) -> Results:
+        if not context.selected_asset_keys:
+            yield from _check_intact(context, workspace)
+            return
         if made_here:
             inputs = {"tokens": stored_input(workspace.store.current(tokens, verify=False))}  # the process verifies
             devices = config.devices or settings.devices
-            folder = _train_or_recall(
-                context, workspace, base_key(name), "base_models", PRETRAINING, base.source, inputs, devices
+            folder, how = _train_or_recall(
+                context,
+                workspace,
+                base_key(name),
+                "base_models",
+                PRETRAINING,
+                base.source,
+                inputs,
+                settings.seed,
+                devices,
             )
+            made = _recipe_metadata(base.source.model_dump(mode="json") | {"seed": settings.seed}, how)
         else:
-            folder = _resolve_base(workspace, name)
-        return _materialize_result(
-            workspace.settings, base_key(name), folder, {"pre-training": folder.info.get("curve")}
-        )
+            folder, made = _resolve_base(workspace, name), {}
+        curves = {"pre-training": folder.info.get("curve")}
+        yield _materialize_result(workspace.settings, base_key(name), folder, curves, made)
+        yield from _intact_now(context)
 
     return base_model
 
@@ -105,30 +176,81 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
     sources = kind.inputs(model, settings)
     texts = kind.feedback_texts(model)
 
-    @dg.asset(
-        key=model_key(name),
+    spec = dg.AssetSpec(
+        model_key(name),
         deps=[*sources.values(), *([FEEDBACK] if texts else [])],
         group_name=GROUP,
         owners=[OWNER],
         kinds={"classifier", *kind.ui_kinds},
         code_version=_code_version(settings, model),
+        description=kind.describe(model),
+    )
+
+    @dg.multi_asset(
+        name="__".join(spec.key.path),
+        specs=[spec],
+        check_specs=[_intact(spec.key)],
+        can_subset=True,
         pool=MODEL_POOL,
         retry_policy=RETRY_ONCE,
         op_tags=STARTS_FIRST if name == MAIN_MODEL else None,
-        description=kind.describe(model),
     )
     @user_errors_as_failures
     def trained_model(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: TrainingConfig
-    ) -> dg.MaterializeResult[None]:
+    ) -> Results:
+        if not context.selected_asset_keys:
+            yield from _check_intact(context, workspace)
+            return
+        asked, seed = replace_settings(name, model, config.settings()), config.seed_of(name, settings)
         inputs = {part: stored_input(workspace.store.current(key, verify=False)) for part, key in sources.items()}
         if texts:
             inputs[FEEDBACK_ROLE] = feedback_input(workspace.warehouse, texts)
         devices = (config.devices or settings.devices) if kind.several_devices else 1
-        folder = _train_or_recall(context, workspace, model_key(name), "models", kind.name, model, inputs, devices)
-        return _materialize_result(workspace.settings, model_key(name), folder, {"training": folder.info.get("curve")})
+        folder, how = _train_or_recall(
+            context, workspace, model_key(name), "models", kind.name, asked, inputs, seed, devices
+        )
+        used = kind.used_settings(asked) | {"seed": seed}
+        made = _recipe_metadata(used, how)
+        made |= _difference_from_profile(kind.used_settings(model) | {"seed": settings.seed}, used)
+        curves = {"training": folder.info.get("curve")}
+        yield _materialize_result(workspace.settings, model_key(name), folder, curves, made)
+        yield from _intact_now(context)
 
     return trained_model
+
+
+def _intact(key: dg.AssetKey) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        "store_intact", asset=key, description="Every file in the store is the one that was written, by its sha256."
+    )
+
+
+def _check_intact(context: dg.AssetExecutionContext, workspace: Workspace) -> Iterator[dg.AssetCheckResult]:
+    """Read every file of the current version."""
+    for check in context.selected_asset_check_keys:
+        problem = None
+        try:
+            workspace.store.current(check.asset_key.path)
+        except StoreError as error:
+            problem = str(error)
+        yield _intact_result(check, problem)
+
+
+def _intact_now(context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    """What was just written was hashed as it was, and what was recalled was verified: nothing is read again."""
+    for check in context.selected_asset_check_keys:
+        yield _intact_result(check, None)
+
+
+def _intact_result(check: dg.AssetCheckKey, problem: str | None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=problem is None,
+        check_name=check.name,
+        asset_key=check.asset_key,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=problem,
+    )
 
 
 def _train_or_recall(
@@ -139,9 +261,11 @@ def _train_or_recall(
     job_kind: str,
     part: Any,
     inputs: Mapping[str, dict[str, Any]],
+    seed: int,
     devices: int,
-) -> StoredFolder:
-    """The folder that this training gives: recalled when the very same work was done before, else trained now."""
+) -> tuple[StoredFolder, str]:
+    """The folder that this training gives, recalled when the very same work was done before, else trained now; and
+    which of the two it was."""
     settings = workspace.settings
     checkpoints = workspace.checkpoints / "__".join(key)
     job = TrainingJob(
@@ -149,7 +273,7 @@ def _train_or_recall(
         name=key[-1],
         settings=part.model_dump(mode="json"),
         labels=list(settings.labels),
-        seed=settings.seed,
+        seed=seed,
         inputs=dict(inputs),
         target="",
         checkpoints=str(checkpoints),
@@ -162,18 +286,53 @@ def _train_or_recall(
                 f"the same training on the same inputs is in the store as {folder.version}; taken from there"
             )
             workspace.publish(key, store_kind, folder)
-            return folder
+            return folder, "recalled from the store"
         with workspace.store.writing(store_kind) as draft:
             measured = run_training(context, dataclasses.replace(job, target=str(draft.path)), devices)
             require_run_going(context.instance, context.run.run_id)
             folder = draft.finish(measured)
         workspace.publish(key, store_kind, folder, job.recipe)
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return folder
+    step = (measured.get("curve") or {}).get("resumed_at_step")
+    return folder, f"trained, resumed at step {step}" if step else "trained"
+
+
+def _recipe_metadata(used: Mapping[str, Any], how: str) -> dict[str, Any]:
+    """What a training was told, one small table for each part of it, and how its result came to be."""
+    parts = {key: value for key, value in used.items() if isinstance(value, dict)}
+    whole = {key: value for key, value in used.items() if key not in parts}
+    tables = {"recipe": whole, **{f"recipe: {key}": part for key, part in parts.items()}}
+    return {
+        "this version was": how,
+        **{
+            name: display.table([{"setting": key, "value": value} for key, value in part.items()])
+            for name, part in tables.items()
+        },
+    }
+
+
+def _difference_from_profile(profile: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a candidate that are not the profile's."""
+    before = _flat(profile)
+    other = [
+        {"setting": path, "value": value, "profile": before[path]}
+        for path, value in _flat(used).items()
+        if before[path] != value
+    ]
+    return {"other than the profile": display.table(other)} if other else {}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by their paths, one level deep."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        part = {f"{key}.{inner}": setting for inner, setting in value.items()} if isinstance(value, dict) else {}
+        flat |= part or {key: value}
+    return flat
 
 
 def _materialize_result(
-    settings: Settings, key: Sequence[str], folder: StoredFolder, curves: Mapping[str, Any]
+    settings: Settings, key: Sequence[str], folder: StoredFolder, curves: Mapping[str, Any], made: Mapping[str, Any]
 ) -> dg.MaterializeResult[None]:
     info = folder.info
     picture = f"{'-'.join(key)}-{folder.version}"
@@ -189,5 +348,5 @@ def _materialize_result(
     }
     return dg.MaterializeResult(
         data_version=dg.DataVersion(folder.digest),
-        metadata={**plots, **figures, "version": folder.version, "path": dg.MetadataValue.path(folder.path)},
+        metadata={**made, **plots, **figures, "version": folder.version, "path": dg.MetadataValue.path(folder.path)},
     )

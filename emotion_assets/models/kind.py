@@ -159,6 +159,10 @@ class Kind(ABC, Generic[S]):
         """How many distinct texts of the home's feedback a training learns from, at most."""
         return 0
 
+    def used_settings(self, model: S) -> dict[str, Any]:
+        """The settings that decide a training of this model, nested as in a profile."""
+        return model.model_dump(mode="json", exclude={"paper_accuracy"})
+
     @abstractmethod
     def describe(self, model: S) -> str:
         """A sentence for the UI."""

@@ -82,7 +82,7 @@ def make_report(settings: Settings, store: Store, warehouse: Warehouse) -> Feedb
             "models": ask.by_model(db),
             "live": _live_accuracy(ask.reviewed(db)),
         }
-    drift, unseen = _drift(settings, store, calibration, recent) if recent is not None else ([], np.zeros(0))
+    drift, unseen = measure_drift(settings, store, calibration, recent) if recent is not None else ([], np.zeros(0))
     return FeedbackReport(
         labels=calibration.labels,
         overview=overview,
@@ -176,7 +176,7 @@ def _sort_by_number(value: Row) -> float:
     return float(value["value"])
 
 
-def _drift(
+def measure_drift(
     settings: Settings, store: Store, calibration: Calibration, recent: pa.Table
 ) -> tuple[list[Drift], np.ndarray]:
     """Recent rows against the data the champion comes from, and each recent row's share of unseen words.

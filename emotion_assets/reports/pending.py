@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
+from emotion_assets.evaluation.predictions import Problems
 from emotion_assets.ingest.inbox import InboxFile, Unavailable, list_inbox, sha256_of
 from emotion_assets.ingest.redating import find_redatable
 from emotion_assets.ingest.sources import Source, make_source, source_name
@@ -20,10 +22,11 @@ from emotion_assets.storage.store import Store, fingerprint
 from emotion_assets.storage.warehouse.database import Warehouse
 from emotion_assets.storage.warehouse.feedback import file_states, is_settled, quarantine_codes
 from emotion_assets.storage.warehouse.review import fingerprint_reviews
-from emotion_assets.storage.warehouse.scores import count_waiting
+from emotion_assets.storage.warehouse.scores import count_waiting, waiting_since
 
 REVIEWS_SHOWN, NO_REVIEWS = ".feedback_reviews", "0 0"
 NAMED = 5  # quarantined files; of more than these the number alone is said
+LATE_SECONDS = 2 * 3600.0  # the schedule has come by at least once in that time
 TICK_WAIT_SECONDS = 10.0  # a tick must end soon; when a run has the database, the next tick looks again
 
 
@@ -95,6 +98,32 @@ def find_pending_work(
         summary += "; no champion_model yet, so nothing is scored"
     key = fingerprint(sorted(new), sorted(readings))
     return Work(tuple(new.values()), len(redatable), unscored, new_reviews, summary, key, remembered)
+
+
+def find_backlog(
+    settings: Settings, store: Store, warehouse: Warehouse, now: float, hashes: Mapping[str, str]
+) -> tuple[Problems, dict[str, str]]:
+    """What has waited for more than ``LATE_SECONDS``: files that lie in the inbox unread, accepted rows without a
+    score. An inbox that is quiet has no backlog. With it the hashes, which are as in ``find_pending_work``.
+
+    Raises:
+        UserError: as ``find_pending_work``.
+    """
+    work = find_pending_work(settings, store, warehouse, now, hashes)
+    new, late = set(work.new_files), now - LATE_SECONDS
+    came = [
+        max(file.mtime_ns, file.ctime_ns) / 1e9
+        for file in list_inbox(settings.inbox, settings.feedback.settle_seconds, now)
+        if file.name in new
+    ]
+    with warehouse.reading() as db:
+        rows, oldest = waiting_since(db, datetime.fromtimestamp(late, UTC))
+    problems: Problems = []
+    if waiting := [moment for moment in came if moment < late]:
+        problems.append({"waiting": "files in the inbox", "n": len(waiting), "hours": (now - min(waiting)) / 3600})
+    if oldest is not None:
+        problems.append({"waiting": "rows without a score", "n": rows, "hours": (now - oldest.timestamp()) / 3600})
+    return problems, work.hashes
 
 
 @contextmanager

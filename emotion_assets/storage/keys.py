@@ -13,6 +13,7 @@ BALANCE = ["class_balance_report"]
 EVALUATION = ["evaluation_table"]
 CHAMPION = ["champion_model"]
 FEEDBACK = ["feedback"]
+SCORED_FEEDBACK = ["scored_feedback"]
 CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]
 """A pointer of the store, not an asset: the predictions of the very version that is champion."""
 

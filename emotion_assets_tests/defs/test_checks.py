@@ -16,8 +16,9 @@ from emotion_assets.dataset.splits import describe_dataset, load_dataset
 from emotion_assets.defs.checks import dataset_checks, evaluation_checks
 from emotion_assets.defs.dataset import dataset_assets
 from emotion_assets.defs.evaluation import evaluation_assets
+from emotion_assets.defs.models import model_assets
 from emotion_assets.evaluation.evaluate import NothingToEvaluateError
-from emotion_assets.storage.keys import RAW_DATASET, predictions_key
+from emotion_assets.storage.keys import RAW_DATASET, model_key, predictions_key
 from emotion_assets_tests.worlds.evaluated import World, world
 
 __all__ = ["world"]
@@ -161,6 +162,20 @@ def test_the_check_of_predictions_runs_by_itself(world: World) -> None:
     world.store_model("tfidf_svm")
     predictions = evaluation_assets(world.workspace.settings)[0]
     assert outcomes(check_alone(world, predictions)) == {"distributions": (True, "ERROR")}
+
+
+def test_a_model_is_intact_until_a_file_of_it_is_altered(world: World) -> None:
+    model = next(a for a in model_assets(world.workspace.settings) if a.key.path[-1] == "tfidf_svm")
+    assert outcomes(check_alone(world, model)) == {"store_intact": (False, "ERROR")}, "it was never trained"
+    made = materialise(world, model)
+    assert made.success and outcomes(made) == {"store_intact": (True, "ERROR")}
+    assert outcomes(check_alone(world, model)) == {"store_intact": (True, "ERROR")}
+    file = world.workspace.store.current(model_key("tfidf_svm")).file("model.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    done = check_alone(world, model)
+    assert outcomes(done) == {"store_intact": (False, "ERROR")}
+    (event,) = done.get_asset_check_evaluations()
+    assert "was altered since it was stored" in str(event.description)
 
 
 def test_figures_of_other_rows_block_the_champion(world: World) -> None:

@@ -108,8 +108,8 @@ def test_kinds_tell_nodes_of_one_name_apart(profile: str, tmp_path: Path, monkey
 
 def test_every_setting_of_a_run_is_described(tmp_path: Path) -> None:
     defs = build_defs({"home": tmp_path})
-    for key in ("champion_model", "scored_feedback"):
-        fields = defs.get_assets_def(key).op.config_schema.config_type.fields  # type: ignore[union-attr]
+    for key in ("champion_model", "scored_feedback", "llama3_lora_model", "base_models/llama_mini"):
+        fields = defs.resolve_assets_def(dg.AssetKey(key.split("/"))).op.config_schema.config_type.fields  # type: ignore[union-attr]
         assert fields
         assert [name for name, field in fields.items() if not field.description] == [], key
 

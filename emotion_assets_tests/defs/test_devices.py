@@ -11,6 +11,7 @@ import pytest
 
 from emotion_assets.defs import models
 from emotion_assets.profiles.reader import load_settings
+from emotion_assets.storage.store import StoredFolder
 from emotion_assets_tests.conftest import TINY_PROFILE, Terminal
 
 ASKED = [  # asset, its number in the launchpad, processes
@@ -42,7 +43,8 @@ def test_the_launchpad_goes_before_the_profile(
     monkeypatch.setattr(models, "_train_or_recall", train)
     settings = load_settings(str(two), environ={})
     asset = next(a for a in models.model_assets(settings) if a.key.to_user_string() == key)
-    workspace = SimpleNamespace(settings=settings, store=SimpleNamespace(current=lambda *_, **__: None))
+    folder = StoredFolder(two.parent, "digest")
+    workspace = SimpleNamespace(settings=settings, store=SimpleNamespace(current=lambda *_, **__: folder))
     config = {"ops": {key.replace("/", "__"): {"config": {"devices": launchpad}}}} if launchpad else {}
     dg.materialize([asset], resources={"workspace": workspace}, run_config=config, raise_on_error=False)
     assert asked == [processes]

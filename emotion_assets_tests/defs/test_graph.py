@@ -81,7 +81,7 @@ def test_plots_are_small_pictures_that_are_served_beside_the_ui(
     demo: Demo, metadata: dict[str, dict[str, dg.MetadataValue]], key: str
 ) -> None:
     terminal, _ = demo
-    links = [link for v in metadata[key].values() for link in re.findall(r"\]\((\S+\.png)\)$", str(v.value))]
+    links = [link for v in metadata[key].values() for link in re.findall(r"\]\(([^\s)]+\.png)\)$", str(v.value))]
     assert links
     browser = TestClient(reports_app(terminal.home / "reports", REPORTS_URL), base_url=REPORTS_URL)
     for link in links:

@@ -84,7 +84,7 @@ def test_runs_that_take_in_reject_quarantine_score_and_report_tell_dagster_nothi
     assert b"zyzzyva" in kept(workspace.settings.home)  # and they are where they belong
 
 
-@pytest.mark.parametrize("where", ["emotion_assets.scoring.score._answers", "emotion_assets.ingest.ledger._batch"])
+@pytest.mark.parametrize("where", ["emotion_assets.scoring.score._with_stored", "emotion_assets.ingest.ledger._batch"])
 def test_a_defect_that_quotes_a_text_tells_dagster_nothing(
     make_home, dagster_home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], where: str
 ) -> None:

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from emotion_assets.defs.automation import feedback_job, inbox_sensor, schedules
+from emotion_assets.defs.checks import feedback_checks
 from emotion_assets.defs.feedback import feedback_assets
 from emotion_assets.reports.pending import record_shown_reviews
 from emotion_assets.review.queue import export_review, import_review
@@ -190,6 +191,7 @@ def test_the_schedule_and_the_sensor_run_by_default(workspace: Workspace) -> Non
 def job_of(workspace: Workspace) -> dg.JobDefinition:
     definitions = dg.Definitions(
         assets=[*feedback_assets(workspace.settings), dg.AssetSpec("champion_model")],
+        asset_checks=[feedback_checks],
         jobs=[feedback_job],
         resources={"workspace": workspace},
     )

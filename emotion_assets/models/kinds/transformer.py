@@ -110,6 +110,10 @@ class TransformerKind(Kind[TransformerModel]):
     def inputs(self, model: TransformerModel, settings: Settings) -> dict[str, list[str]]:
         return {"base": base_key(model.base), "tokens": tokens_key(settings.bases[model.base].tokenizer)}
 
+    def used_settings(self, model: TransformerModel) -> dict[str, Any]:
+        settings = super().used_settings(model)
+        return {key: value for key, value in settings.items() if key != "lora" or model.method == "lora"}
+
     def describe(self, model: TransformerModel) -> str:
         how = f"LoRA adapters (rank {model.lora.rank})" if model.method == "lora" else "all weights"
         head = f"a {model.pooling}-pooled head" if model.head == "linear" else "the classification head of transformers"

@@ -90,6 +90,18 @@ def quarantine_codes(db: duckdb.DuckDBPyConnection) -> dict[str, str]:
     return {sha: str(reason).partition(":")[0] for sha, reason in rows}
 
 
+def rejects_by_source(db: duckdb.DuckDBPyConnection) -> list[tuple[str, int, int]]:
+    """Source, rows read and rows rejected of the files that were read within a week of the newest one."""
+    rows = db.execute(
+        """
+        SELECT source, sum(rows_read)::BIGINT, sum(rows_rejected)::BIGINT FROM ingested_files
+        WHERE status = 'ingested' AND ingested_at > (SELECT max(ingested_at) FROM ingested_files) - INTERVAL 7 DAY
+        GROUP BY source ORDER BY source
+        """
+    ).fetchall()
+    return [(source, read, rejected) for source, read, rejected in rows]
+
+
 def store_file(db: duckdb.DuckDBPyConnection, file: FileRecord, staged: pa.RecordBatchReader) -> FileCounts | None:
     """Judge and store all rows of a file; None if another run has stored the file meanwhile.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import duckdb
@@ -129,6 +129,15 @@ def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date 
     that this model version has not scored."""
     query, parameters = _waiting(version, since)
     return count(db, f"SELECT count(*) FROM ({query})", parameters)
+
+
+def waiting_since(db: duckdb.DuckDBPyConnection, before: datetime) -> tuple[int, datetime | None]:
+    """How many rows received before then no model has scored yet, and when the oldest of them was received."""
+    query = (
+        f"SELECT count(*), min(received_at) FROM ({_UNSCORED}) JOIN feedback USING (feedback_id) WHERE received_at < ?"
+    )
+    rows, oldest = db.execute(query, [before]).fetchall()[0]
+    return rows, oldest
 
 
 def waiting_texts(
