@@ -85,11 +85,11 @@ class TrainingJob:
         Raises:
             DataError: the feedback has others now.
         """
+        if (entry := self.inputs.get(FEEDBACK)) is None:
+            return []
         from emotion_assets.storage.warehouse.database import Warehouse
         from emotion_assets.storage.warehouse.unlabelled import draw_texts
 
-        if (entry := self.inputs.get(FEEDBACK)) is None:
-            return []
         texts = draw_texts(Warehouse(Path(entry["path"])), entry["texts"])
         if fingerprint(texts) != entry["digest"]:
             raise DataError(f"{self.name}: the feedback has changed since this training was started; start it again")

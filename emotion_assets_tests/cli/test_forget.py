@@ -23,7 +23,7 @@ from emotion_assets.ingest.ledger import ingest
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.exports import export_tables, exports_folder
 from emotion_assets.storage.failpoints import VARIABLE
-from emotion_assets.storage.warehouse.database import count
+from emotion_assets.storage.warehouse.database import count, fetch
 from emotion_assets.storage.warehouse.scores import store_scores
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.conftest import PROJECT, Terminal
@@ -218,7 +218,8 @@ def test_a_change_of_the_sources_settings_brings_no_row_of_a_file_back(unscored:
 def test_every_hash_has_the_databases_one_salt_and_no_identity_is_kept(unscored: Workspace) -> None:
     list(forget(unscored, make_person(None, "1", None)))
     forget_ann(unscored)
-    rows = rows_of(unscored, "forgotten")
+    with unscored.warehouse.reading() as db:
+        rows = fetch(db, "FROM forgotten").to_pylist()
     assert len({row["salt"] for row in rows}) == 1
     assert len({row["identity_hash"] for row in rows}) == len(rows)
     assert all(re.fullmatch("[0-9a-f]{64}", row["identity_hash"]) for row in rows)

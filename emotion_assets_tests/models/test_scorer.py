@@ -108,7 +108,7 @@ def test_a_bigru_marks_what_it_reads_in_part(tmp_path: Path) -> None:
 
     settings = BiGru(method="bigru", max_length=8, hidden_size=8, embedding_size=8)
     vocabulary = Vocabulary(["so", "glad", "today"])
-    save_bigru(BiGruClassifier(len(vocabulary), settings, 2), vocabulary, settings, ["a", "b"], tmp_path)
+    save_bigru("bigru", BiGruClassifier(len(vocabulary), settings, 2), vocabulary, settings, ["a", "b"], tmp_path)
     scorer = BiGruScorer(StoredFolder(tmp_path, "d"))
     rows, truncated = scorer.encode(["so glad", "so glad " * 4, "so glad " * 4 + "today", "zxq wvu", " "])
     assert truncated.tolist() == [False, False, True, False, False]

@@ -126,7 +126,7 @@ def test_on_the_official_rows_every_published_accuracy_is_a_row_whatever_the_pro
     assert html.count("(published)") == 2 * 5  # in the chart and in the table
     assert "stand among the rows" in html and "are not shown" not in html
     leaderboard = evaluation_metadata(world.workspace)["leaderboard"].md_str
-    assert leaderboard.count("| published |") == 5
+    assert leaderboard.count(" (published) |") == 5
 
 
 def test_texts_with_markup_in_them_are_shown_as_text(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from emotion_assets.ingest.ledger import ingest
 from emotion_assets.scoring.calibration import Calibration, calibrate
-from emotion_assets.scoring.engines import local
+from emotion_assets.scoring.engines import parts
 from emotion_assets.scoring.engines.engine import Engine, decode_scores, make_block, score_batches
 from emotion_assets.scoring.engines.local import LocalEngine
 from emotion_assets.scoring.engines.registry import make_engine
@@ -53,7 +54,7 @@ def probabilities(engine: Engine, calibration: Calibration, blocks: list[pa.Reco
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "PART_ROWS", 4)
+    monkeypatch.setattr(parts, "PART_ROWS", 4)
 
 
 @pytest.mark.parametrize("kind", ["tfidf_svm", "bigru"])
@@ -94,8 +95,10 @@ def test_a_killed_worker_loses_no_row_and_doubles_none(workspace: Workspace, sma
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
+    """Processes that score; one that reads files may be there since an earlier test."""
+    readers = {process.pid for process in multiprocessing.active_children() if process.name == "file reader"}
     children = psutil.Process(pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in children if child.pid not in readers and "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_workers_that_are_killed_again_and_again_are_one_line(

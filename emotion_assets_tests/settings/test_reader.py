@@ -36,7 +36,7 @@ def test_the_paper_profile_holds_the_published_recipe_as_plain_values() -> None:
     training = llama.training
     assert (training.optimizer, training.learning_rate, training.scheduler) == ("adam", 5e-5, "cosine")
     assert (training.batch_size, training.gradient_accumulation, training.epochs) == (5, 4, 3)
-    assert (training.precision, llama.attention) == ("fp16", "flash_attention_2")
+    assert (training.precision, llama.attention) == ("fp16", "varlen")
     assert (llama.lora.rank, llama.lora.alpha, llama.lora.target_modules) == (8, 16, "all-linear")
     assert settings.tokenizers["llama"].max_length == 512
     assert settings.instruction == "Do emotion classification for data in the following text."
