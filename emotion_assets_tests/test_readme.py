@@ -68,6 +68,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / ".venv").mkdir()  # the tests' own interpreter stands in for the one that ``make`` would install
     (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    if (Path(sys.prefix) / "pyvenv.cfg").is_file():  # by which `python` there finds its packages
+        (folder / ".venv" / "pyvenv.cfg").symlink_to(Path(sys.prefix) / "pyvenv.cfg")
+        (folder / ".venv" / "lib").symlink_to(Path(sys.prefix) / "lib")
     (folder / ".venv" / ".installed").touch()
     write_what_the_commands_read(folder)
     lines = [line for block in BLOCKS for line in block.splitlines() if not line.startswith(UI)]

@@ -64,6 +64,9 @@ def copy_project(folder: Path, home: Path) -> None:
         shutil.copy(TINY_PROFILE, folder / "emotion_assets" / "profiles" / f"{name}.yaml")
     (folder / ".venv").mkdir()
     (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    if (Path(sys.prefix) / "pyvenv.cfg").is_file():  # by which `python` there finds its packages
+        (folder / ".venv" / "pyvenv.cfg").symlink_to(Path(sys.prefix) / "pyvenv.cfg")
+        (folder / ".venv" / "lib").symlink_to(Path(sys.prefix) / "lib")
     (folder / ".venv" / ".installed").touch()
 
 
