@@ -40,10 +40,13 @@ class Clone:
 def environment(folder: Path) -> dict[str, str]:
     """A fresh shell: no home is set."""
     kept = {name: value for name, value in os.environ.items() if name not in {"EMOTION_HOME", "DAGSTER_HOME"}}
-    return kept | {"EMOTION_PROFILE": str(TINY_PROFILE), "PYTHONPATH": str(folder)}
+    return kept | {"EMOTION_PROFILE": str(folder / "small.yaml"), "PYTHONPATH": str(folder)}
 
 
 def write_what_the_commands_read(folder: Path) -> None:
+    """Its profile's encoder has a pooling that plain transformers knows, so that it can be exported."""
+    profile = TINY_PROFILE.read_text(encoding="utf-8").replace("bert_tiny, pooling: max", "bert_tiny, pooling: mean")
+    (folder / "small.yaml").write_text(profile, encoding="utf-8")
     rows = ["I can't thank you enough", "This is the third broken kettle", "I am scared of the bill"]
     feedback = "text,email\n" + "".join(f"{text},ann@example.org\n" for text in rows)
     for name in ("export.csv", "feedback.csv", "data/inbox/ann.csv"):
