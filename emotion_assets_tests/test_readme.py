@@ -38,8 +38,9 @@ class Clone:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """A fresh shell: no home is set."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"EMOTION_HOME", "DAGSTER_HOME"}}
+    """A fresh shell: no home is set, and it stands under no ``make``, as the tests themselves do in ``make test``."""
+    unset = {"EMOTION_HOME", "DAGSTER_HOME", "MAKELEVEL", "MAKEFLAGS", "MFLAGS"}
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
     return kept | {"EMOTION_PROFILE": str(folder / "small.yaml"), "PYTHONPATH": str(folder)}
 
 
