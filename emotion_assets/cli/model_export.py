@@ -206,8 +206,9 @@ def _training_rows(info: Row, base: str) -> list[dict[str, str]]:
         "base": base,
         "trained parameters": f"{info['trainable_parameters']:,} of {info['total_parameters']:,}",
         "time": f"{info['train_seconds']:,.0f} s on {info['runtime']}",
-        "validation accuracy in training": f"{info['validation_accuracy']:.4f}",
     }
+    if "validation_accuracy" in info:
+        rows["validation accuracy in training"] = f"{info['validation_accuracy']:.4f}"
     return [{"what": key, "value": value} for key, value in rows.items()]
 
 

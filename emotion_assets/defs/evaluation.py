@@ -42,7 +42,7 @@ def _predictions(name: str) -> dg.AssetsDefinition:
                 group_name=GROUP,
                 owners=[OWNER],
                 kinds={"predictions", "parquet"},
-                code_version=fingerprint(versions.PREDICTIONS, versions.PRECISION)[:12],
+                code_version=fingerprint(versions.PREDICTIONS)[:12],
                 automation_condition=follow_inputs(),
                 description=f"Class probabilities of {name} for every row of validation and test.",
             )
@@ -64,7 +64,6 @@ def _predictions(name: str) -> dg.AssetsDefinition:
     def predictions(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        from emotion_assets.evaluation.precision import choose_precision
         from emotion_assets.evaluation.predictions import predict, prediction_problems
 
         store = workspace.store
@@ -73,7 +72,7 @@ def _predictions(name: str) -> dg.AssetsDefinition:
             model = store.current(model_key(name))
             folder = predict(name, model, dataset, store)
             workspace.publish(predictions_key(name), "predictions", folder)
-            shown = _predictions_metadata(folder) | _precision_metadata(choose_precision(model, dataset, store))
+            shown = _predictions_metadata(folder)
             yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(folder.digest), metadata=shown)
         if context.selected_asset_check_keys:
             problems = prediction_problems(store.current(predictions_key(name)), dataset)
@@ -233,7 +232,7 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=[OWNER],
         kinds={"python", "duckdb"},
-        code_version=fingerprint(versions.CHAMPION, settings.evaluation.model_dump())[:12],
+        code_version=fingerprint(versions.CHAMPION, versions.PRECISION, settings.evaluation.model_dump())[:12],
         pool=WAREHOUSE_POOL,
         retry_policy=RETRY_ONCE,
         automation_condition=follow_inputs(at_once=True),
@@ -247,6 +246,7 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: ChampionConfig
     ) -> dg.MaterializeResult[None]:
         from emotion_assets.evaluation.champion import ChampionRequest, choose_champion
+        from emotion_assets.evaluation.precision import choose_precision
         from emotion_assets.reports.evaluation_page import write_evaluation_page
         from emotion_assets.storage.exports import export_tables
 
@@ -257,8 +257,10 @@ def _champion_model(settings: Settings) -> dg.AssetsDefinition:
         if choice.decision["run_id"] == context.run.run_id:
             export_tables(warehouse)  # what a rebuild of the database could not find elsewhere
         context.log.info(f"{choice.decision['action']}: {choice.decision['reason']}")
+        precision = choose_precision(choice.model, store.current(RAW_DATASET), store)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(choice.model.digest), metadata=decision_metadata(choice.decision, workspace)
+            data_version=dg.DataVersion(choice.model.digest),
+            metadata=decision_metadata(choice.decision, workspace) | _precision_metadata(precision),
         )
 
     return champion_model

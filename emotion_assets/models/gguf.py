@@ -7,9 +7,12 @@ from (``bases``, ``wheels``). GGUF: https://github.com/ggml-org/ggml/blob/master
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from emotion_assets.settings.errors import DataError
 
@@ -26,7 +29,7 @@ def check_gguf(path: Path) -> None:
     from gguf import GGUFReader
 
     try:
-        field = GGUFReader(path).get_field("general.architecture")
+        field = GGUFReader(str(path)).get_field("general.architecture")
         architecture = field.contents() if field else "none"
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of a GGUF file") from None
@@ -47,9 +50,10 @@ def convert_gguf(path: Path, target: Path) -> None:
     """
     from transformers import AutoTokenizer
 
-    check_gguf(path)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-    model = _dequantised(path)
+    with _parsed_once():
+        check_gguf(path)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        model = _dequantised(path)
     # A model that was read from GGUF refuses to be saved: its config goes on naming the quantisation.
     fresh = type(model)(_plain_config(model.config))
     fresh.load_state_dict(model.state_dict())
@@ -61,8 +65,23 @@ def convert_tokenizer(path: Path, target: Path) -> None:
     """Write the fast tokenizer of a GGUF file into the folder ``target``.  Raises as ``check_gguf`` does."""
     from transformers import AutoTokenizer
 
-    check_gguf(path)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False).save_pretrained(target)
+    with _parsed_once():
+        check_gguf(path)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+    tokenizer.save_pretrained(target)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """While this is open, each file is parsed once; transformers does so for config, tokenizer and weights, and lists
+    the names of all tensors again for every one of them. With 49 thousand tokens a parse takes seconds."""
+    import gguf
+
+    with (
+        mock.patch.object(gguf, "GGUFReader", functools.cache(gguf.GGUFReader)),
+        mock.patch.object(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
+    ):
+        yield
 
 
 def _dequantised(path: Path) -> Any:

@@ -172,7 +172,8 @@ class Kind(ABC, Generic[S]):
         """Train the model and save it into ``run.target``, with a ``model.json`` that holds ``kind`` and ``labels``.
 
         Returns what was measured: ``trainable_parameters``, ``total_parameters``, ``train_seconds``,
-        ``peak_memory_mb``, ``base``, ``runtime``, ``validation_accuracy`` and, where there is one, the loss ``curve``.
+        ``peak_memory_mb``, ``base``, ``runtime`` and, where there are such, ``validation_accuracy`` and the loss
+        ``curve``.
         """
 
     def number_formats(self, model: StoredFolder) -> tuple[str, ...]:

@@ -116,6 +116,12 @@ def test_what_changes_over_time_is_a_number(
         assert isinstance(metadata[key][name], dg.IntMetadataValue | dg.FloatMetadataValue), name
 
 
+def test_the_champion_says_in_which_number_format_it_scores(metadata: dict[str, dict[str, dg.MetadataValue]]) -> None:
+    shown = metadata["champion_model"]
+    assert shown["scores feedback in"].value in {"fp32", "bf16", "the format it was trained in"}
+    assert shown["why in that format"].value
+
+
 def test_every_column_is_described(metadata: dict[str, dict[str, dg.MetadataValue]]) -> None:
     for key, shown in metadata.items():
         for value in shown.values():

@@ -1,4 +1,4 @@
-"""The number format of a frozen base is measured where a chip has both, said, and kept when a training is resumed."""
+"""The number format of a training is measured where a chip has both, said, and kept when a training is resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _choose(monkeypatch: pytest.MonkeyPatch, seconds: dict[torch.dtype, float], 
 
         return step
 
-    return precision.choose_frozen_runtime(requested, precision.LARGE_BASE, load_step)
+    return precision.choose_measured_runtime(requested, precision.LARGE_BASE, load_step)
 
 
 @pytest.mark.parametrize(("bf16", "fp32", "chosen"), [(1.0, 2.0, torch.bfloat16), (2.0, 1.0, torch.float32)])
@@ -49,9 +49,9 @@ def test_a_small_base_or_a_chip_without_bf16_stays_with_fp32(monkeypatch: pytest
         raise AssertionError("measured")
 
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
-    assert precision.choose_frozen_runtime("auto", precision.LARGE_BASE - 1, never).dtype == torch.float32
+    assert precision.choose_measured_runtime("auto", precision.LARGE_BASE - 1, never).dtype == torch.float32
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
-    assert precision.choose_frozen_runtime("auto", precision.LARGE_BASE, never).dtype == torch.float32
+    assert precision.choose_measured_runtime("auto", precision.LARGE_BASE, never).dtype == torch.float32
 
 
 def test_a_training_measures_and_its_metadata_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,6 @@ def test_nothing_is_trained_and_the_base_is_not_copied(tmp_path: Path) -> None:
         model = draft.finish(measured)
     assert (measured["trainable_parameters"], measured["train_seconds"]) == (0, 0.0)
     assert measured["total_parameters"] > 1000
-    assert 0 <= measured["validation_accuracy"] <= 1
     assert not list(model.path.rglob("*.safetensors"))
 
 

@@ -48,7 +48,7 @@ class ZeroShotKind(Kind[ZeroShotModel]):
         return f"{model.base} before any tuning, read by the probability of the label words."
 
     def train(self, model: ZeroShotModel, run: TrainingRun) -> dict[str, Any]:
-        """Nothing is trained: check that base, tokens and labels fit together, and measure it on validation."""
+        """Nothing is trained: check that base, tokens and labels fit together, and choose a number format."""
         from emotion_assets.models.transformer.zero_shot import store_untuned
 
         return store_untuned(run)

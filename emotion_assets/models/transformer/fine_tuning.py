@@ -17,7 +17,7 @@ from emotion_assets.models.transformer.classifier import CAUSAL_MODEL_TYPES, Cla
 from emotion_assets.models.transformer.compatibility import require_compatible
 from emotion_assets.models.transformer.heads import pooling_of
 from emotion_assets.models.transformer.memory import Sizes, check_memory, rows_per_forward
-from emotion_assets.models.transformer.precision import MEASURED_ROWS, choose_frozen_runtime
+from emotion_assets.models.transformer.precision import MEASURED_ROWS, choose_measured_runtime
 from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, encode_answers, load_tokenizer, read_tokens
 from emotion_assets.training import distributed
 from emotion_assets.training.loss import label_weights
@@ -56,10 +56,8 @@ def fine_tune(model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
 
 
 def _choose_runtime(model: TransformerModel, config: ClassifierConfig, run: TrainingRun, sizes: Sizes) -> Runtime:
-    """As the profile says; a frozen base may be measured, and a resumed training keeps what was chosen first."""
+    """As the profile says; a large base may be measured, and a resumed training keeps what was chosen first."""
     requested = model.training.precision
-    if model.method != "lora":
-        return choose_runtime(requested)
     device = choose_runtime(requested).device
 
     def load_step(runtime: Runtime) -> Callable[[], None]:
@@ -76,7 +74,7 @@ def _choose_runtime(model: TransformerModel, config: ClassifierConfig, run: Trai
         return step
 
     def choose() -> dict[str, str]:
-        chosen = choose_frozen_runtime(requested, sizes.parameters, load_step)
+        chosen = choose_measured_runtime(requested, sizes.parameters, load_step)
         return {"dtype": describe_dtype(chosen.dtype), "why": chosen.why}
 
     # Of each kind of device its own: a training that goes on without its GPU must not compute in fp16 on the CPU.

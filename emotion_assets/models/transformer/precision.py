@@ -1,4 +1,4 @@
-"""The number format of a base whose weights are frozen: on a CPU the one in which a measured step is faster.
+"""The number format that a model computes in: on a CPU the one in which a measured step is faster.
 
 Does not belong here: what a profile's ``precision`` means on a GPU (``training.runtime``).
 """
@@ -13,11 +13,11 @@ import torch
 from emotion_assets.training import distributed
 from emotion_assets.training.runtime import Runtime, choose_runtime, cpu_has_bf16
 
-LARGE_BASE = 50_000_000  # parameters; below it matrix products are not what a step's time goes into
+LARGE_BASE = 20_000_000  # parameters; below it matrix products are not what a step's time goes into
 MEASURED_ROWS, REPEATS = 8, 2
 
 
-def choose_frozen_runtime(
+def choose_measured_runtime(
     precision: str, parameters: int, load_step: Callable[[Runtime], Callable[[], None]]
 ) -> Runtime:
     """As ``choose_runtime``; but with ``auto`` on a CPU that multiplies bf16 matrices, a large base is measured.
