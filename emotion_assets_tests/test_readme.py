@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import dagster as dg
 import pytest
 
 from emotion_assets_tests.conftest import PROJECT, TINY_PROFILE
+from emotion_assets_tests.worlds.clone import fresh_shell, link_interpreter
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -38,10 +38,7 @@ class Clone:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """A fresh shell: no home is set, and it stands under no ``make``, as the tests themselves do in ``make test``."""
-    unset = {"EMOTION_HOME", "DAGSTER_HOME", "MAKELEVEL", "MAKEFLAGS", "MFLAGS"}
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
-    return kept | {"EMOTION_PROFILE": str(folder / "small.yaml"), "PYTHONPATH": str(folder)}
+    return fresh_shell() | {"EMOTION_PROFILE": str(folder / "small.yaml"), "PYTHONPATH": str(folder)}
 
 
 def write_what_the_commands_read(folder: Path) -> None:
@@ -70,12 +67,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     for path in (folder / "data").iterdir():
         if path.name != "sample":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (folder / ".venv").mkdir()  # the tests' own interpreter stands in for the one that ``make`` would install
-    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    if (Path(sys.prefix) / "pyvenv.cfg").is_file():  # by which `python` there finds its packages
-        (folder / ".venv" / "pyvenv.cfg").symlink_to(Path(sys.prefix) / "pyvenv.cfg")
-        (folder / ".venv" / "lib").symlink_to(Path(sys.prefix) / "lib")
-    (folder / ".venv" / ".installed").touch()
+    link_interpreter(folder)
     write_what_the_commands_read(folder)
     lines = [line for block in BLOCKS for line in block.splitlines() if not line.startswith(UI)]
     # The small profile has no minilm.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from emotion_assets_tests.conftest import PROJECT, TINY_PROFILE
+from emotion_assets_tests.worlds.clone import fresh_shell, link_interpreter
 
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 COMMANDS = {"sh", "bash", "console"}
@@ -62,21 +61,15 @@ def copy_project(folder: Path, home: Path) -> None:
     shutil.copytree(home, folder / "data", symlinks=True, dirs_exist_ok=True)
     for name in ("pretrained", "embedded"):
         shutil.copy(TINY_PROFILE, folder / "emotion_assets" / "profiles" / f"{name}.yaml")
-    (folder / ".venv").mkdir()
-    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    if (Path(sys.prefix) / "pyvenv.cfg").is_file():  # by which `python` there finds its packages
-        (folder / ".venv" / "pyvenv.cfg").symlink_to(Path(sys.prefix) / "pyvenv.cfg")
-        (folder / ".venv" / "lib").symlink_to(Path(sys.prefix) / "lib")
-    (folder / ".venv" / ".installed").touch()
+    link_interpreter(folder)
 
 
 def run_script(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a copy of the project as a person would in a clone after ``make demo``, in a new shell that has
     read ``.env``; its first failing command is the last."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("EMOTION_HOME", "DAGSTER_HOME")}
     mine = {"EMOTION_PROFILE": "embedded", "PYTHONPATH": str(folder), "COLUMNS": "200"}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"make --silent instance\nsource .env\n{script}"],
-        cwd=folder, env=kept | mine, check=False, text=True, timeout=1500,
+        cwd=folder, env=fresh_shell() | mine, check=False, text=True, timeout=1500,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
