@@ -5,6 +5,7 @@ Does not belong here: what a profile's ``precision`` means on a GPU (``training.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 
@@ -46,4 +47,6 @@ def _seconds(step: Callable[[], None]) -> float:
         started = time.monotonic()
         step()
         times.append(time.monotonic() - started)
+    del step
+    gc.collect()  # modules refer to each other: without this the measured model would stay beside the next one
     return min(times)
