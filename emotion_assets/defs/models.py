@@ -19,7 +19,7 @@ from emotion_assets.models.hyperparameters import replace_settings
 from emotion_assets.models.registry import kind_of
 from emotion_assets.settings import versions
 from emotion_assets.settings.errors import SettingsError
-from emotion_assets.settings.schema import PretrainedHere, Settings
+from emotion_assets.settings.schema import FolderSource, PretrainedHere, Settings
 from emotion_assets.storage.keys import FEEDBACK, MAIN_MODEL, base_key, model_key, tokens_key
 from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.store import StoredFolder, StoreError, fingerprint
@@ -157,16 +157,24 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
 
 
 def _resolve_base(workspace: Workspace, name: str) -> StoredFolder:
-    """A base from the Hub or from a folder, stored."""
+    """A base from the Hub, a package or a folder, stored.
+
+    One that was stored before is recalled, unless it comes from a folder, which may hold something else today.
+    """
     from emotion_assets.models.bases import resolve_checkpoint
     from emotion_assets.models.requirements import require_checkpoint
 
-    require_checkpoint(workspace.settings, name)
-    trained = {key: model for key, model in workspace.settings.models.items() if model.base_name == name}
-    with workspace.store.writing("base_models") as draft:
-        info = resolve_checkpoint(workspace.settings.bases[name], name, draft.path, trained)
-        folder = draft.finish(info)
-    workspace.publish(base_key(name), "base_models", folder)
+    settings, store = workspace.settings, workspace.store
+    source = settings.bases[name].source
+    fixed = not isinstance(source, FolderSource)
+    recipe = fingerprint("base", versions.BASES, source.model_dump(mode="json")) if fixed else None
+    folder = store.recall(recipe) if recipe else None
+    if folder is None:
+        require_checkpoint(settings, name)
+        trained = {key: model for key, model in settings.models.items() if model.base_name == name}
+        with store.writing("base_models") as draft:
+            folder = draft.finish(resolve_checkpoint(settings.bases[name], name, draft.path, trained))
+    workspace.publish(base_key(name), "base_models", folder, recipe)
     return folder
 
 

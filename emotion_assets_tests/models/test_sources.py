@@ -21,7 +21,7 @@ WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "\u0120", "ab"]
 HIDDEN, HEADS, KEY_HEADS, INNER, LAYERS = 32, 4, 2, 64, 1
 
 
-def write_gguf(path: Path, architecture: str = "llama") -> None:
+def write_gguf(path: Path, architecture: str = "llama", seed: int = 0) -> None:
     """A Llama of random weights with a byte-level BPE tokenizer, as llama.cpp writes it."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(64)
@@ -40,7 +40,7 @@ def write_gguf(path: Path, architecture: str = "llama") -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     shapes = {"token_embd": (len(WORDS), HIDDEN), "output": (len(WORDS), HIDDEN), "output_norm": (HIDDEN,)}
     width = HIDDEN // HEADS * KEY_HEADS
     for part, shape in (
