@@ -152,18 +152,25 @@ def fill_identities(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
-    """Make the table ``judged``: each row of ``staged`` that is not rejected yet, with its outcome."""
+    """Make the table ``judged``: each row of ``staged`` that is not rejected yet, with its outcome.
+
+    The identities are a table of their own: what is known of them is then looked for in the parts of ``feedback`` that
+    can hold them, and not in all of it.
+    """
+    db.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE given AS
+        SELECT *, 'id:' || id AS identity FROM staged WHERE reason_code IS NULL AND id IS NOT NULL
+        UNION ALL
+        SELECT * EXCLUDE (content),
+            'row:' || content || ':' || row_number() OVER (PARTITION BY content ORDER BY row_number) AS identity
+        FROM (SELECT *, {content_of()} AS content FROM staged WHERE reason_code IS NULL AND id IS NULL)
+        """
+    )
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE judged AS
-        WITH given AS (
-            SELECT *, 'id:' || id AS identity FROM staged WHERE reason_code IS NULL AND id IS NOT NULL
-            UNION ALL
-            SELECT * EXCLUDE (content),
-                'row:' || content || ':' || row_number() OVER (PARTITION BY content ORDER BY row_number) AS identity
-            FROM (SELECT *, {content_of()} AS content FROM staged WHERE reason_code IS NULL AND id IS NULL)
-        ),
-        repeated AS (SELECT identity FROM given GROUP BY identity HAVING count(*) > 1),
+        WITH repeated AS (SELECT identity FROM given GROUP BY identity HAVING count(*) > 1),
         versions AS (
             SELECT identity, max(version) AS last, list(DISTINCT text) AS texts FROM feedback
             WHERE source = $source AND identity IN (SELECT identity FROM given) GROUP BY identity
@@ -198,6 +205,7 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
         """,
         {"source": file.source, "sha": file.sha256},
     )
+    db.execute("DROP TABLE given")
 
 
 def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
@@ -209,8 +217,9 @@ def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
             SELECT *, CASE WHEN $source = 'default' THEN '' ELSE $source || ':' END
                 || coalesce(id, identity) || CASE WHEN version > 1 THEN '@' || version ELSE '' END AS name
             FROM judged WHERE outcome = 'accepted'
-        )
-        SELECT CASE WHEN name IN (SELECT feedback_id FROM feedback)
+        ),
+        taken AS (SELECT feedback_id FROM feedback SEMI JOIN named ON feedback_id = name)
+        SELECT CASE WHEN name IN (FROM taken)
                 OR row_number() OVER (PARTITION BY name ORDER BY row_number) > 1
             THEN name || '~' || left(sha256($source || chr(31) || identity || chr(31) || version), 8)
             ELSE name END AS feedback_id,
