@@ -10,6 +10,7 @@ import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +137,8 @@ def ui(clone: Clone) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
                 break
         yield process, addresses
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # the last test has ended it
+            os.killpg(process.pid, signal.SIGINT)
         process.wait(60)
 
 
