@@ -167,7 +167,7 @@ def _resolve_base(workspace: Workspace, name: str) -> StoredFolder:
     settings, store = workspace.settings, workspace.store
     source = settings.bases[name].source
     fixed = not isinstance(source, FolderSource)
-    recipe = fingerprint("base", versions.BASES, source.model_dump(mode="json")) if fixed else None
+    recipe = fingerprint("base", versions.TRAINING, source.model_dump(mode="json")) if fixed else None
     folder = store.recall(recipe) if recipe else None
     if folder is None:
         require_checkpoint(settings, name)

@@ -7,7 +7,6 @@ what is stale) both read it here, so that neither can be forgotten.
 DATASET = "2"
 CLASS_BALANCE = "1"
 TOKENS = "1"
-BASES = "1"
 TRAINING = "2"
 PREDICTIONS = "2"
 PRECISION = "1"
