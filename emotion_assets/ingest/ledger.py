@@ -162,25 +162,24 @@ def _write_staged_rows(rows: Iterator[Accepted | Rejected], scratch: IO[bytes]) 
 
 
 def _batches(rows: Iterator[Accepted | Rejected]) -> Iterator[pa.RecordBatch]:
-    columns: list[list[object]] = [[] for _ in STAGED]
+    staged: list[tuple[object, ...]] = []
     characters = 0
     for row in rows:
         if isinstance(row, Rejected):
             what = (row.row_number, str(row.reason_code), row.detail, row.raw_excerpt)
-            values: tuple[object, ...] = (*what, None, None, None, None, None)
+            staged.append((*what, None, None, None, None, None))
         else:
-            attributes = _encode(row.attributes) if row.attributes else "{}"
-            values = (row.row_number, None, None, None, row.id, row.text, row.created_at, attributes, row.undated)
-            characters += len(row.text) + len(attributes)
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-        if len(columns[0]) >= STAGE_ROWS or characters >= STAGE_CHARACTERS:
-            yield _batch(columns)
-            columns, characters = [[] for _ in STAGED], 0
-    if columns[0]:
-        yield _batch(columns)
+            number, row_id, text, created_at, values, undated = row
+            attributes = _encode(values) if values else "{}"
+            staged.append((number, None, None, None, row_id, text, created_at, attributes, undated))
+            characters += len(text) + len(attributes)
+        if len(staged) >= STAGE_ROWS or characters >= STAGE_CHARACTERS:
+            yield _batch(staged)
+            staged, characters = [], 0
+    if staged:
+        yield _batch(staged)
 
 
-def _batch(columns: list[list[object]]) -> pa.RecordBatch:
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, STAGED, strict=True)]
+def _batch(rows: list[tuple[object, ...]]) -> pa.RecordBatch:
+    arrays = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), STAGED, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=STAGED)

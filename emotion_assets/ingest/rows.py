@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from typing import Any, NamedTuple
 
 from emotion_assets.forms.problems import Reason, RowProblem
 from emotion_assets.ingest.moments import UnreadableMoment, read_moment
@@ -27,8 +26,7 @@ _INVISIBLE = (
 _VISIBLE = re.compile(f"[^{_INVISIBLE}]")
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A row to keep. ``row_number`` is the line it starts on (a CSV's header is line 1); in Parquet the row, from 1.
 
     ``id`` is None where the file gives none. ``created_at`` is in UTC. ``attributes`` holds every other column as
