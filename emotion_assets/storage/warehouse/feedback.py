@@ -154,8 +154,8 @@ def fill_identities(db: duckdb.DuckDBPyConnection) -> None:
 def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
     """Make the table ``judged``: each row of ``staged`` that is not rejected yet, with its outcome.
 
-    The identities are a table of their own: what is known of them is then looked for in the parts of ``feedback`` that
-    can hold them, and not in all of it.
+    The identities are a table of their own, and what is known of them is looked for between the least and the greatest:
+    so only the parts of ``feedback`` that can hold them are read, and not all of it.
     """
     db.execute(
         f"""
@@ -167,13 +167,15 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
         FROM (SELECT *, {content_of()} AS content FROM staged WHERE reason_code IS NULL AND id IS NULL)
         """
     )
+    least, greatest = db.execute("SELECT min(identity), max(identity) FROM given").fetchall()[0]
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE judged AS
         WITH repeated AS (SELECT identity FROM given GROUP BY identity HAVING count(*) > 1),
         versions AS (
             SELECT identity, max(version) AS last, list(DISTINCT text) AS texts FROM feedback
-            WHERE source = $source AND identity IN (SELECT identity FROM given) GROUP BY identity
+            WHERE source = $source AND identity BETWEEN $least AND $greatest
+                AND identity IN (SELECT identity FROM given) GROUP BY identity
         ),
         mine AS (SELECT row_number FROM feedback WHERE source_sha256 = $sha),
         compared AS (
@@ -203,7 +205,7 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
             last + sum((outcome = 'accepted')::INTEGER) OVER (PARTITION BY identity ORDER BY row_number) AS version
         FROM outcomes WHERE is_repeated
         """,
-        {"source": file.source, "sha": file.sha256},
+        {"source": file.source, "sha": file.sha256, "least": least, "greatest": greatest},
     )
     db.execute("DROP TABLE given")
 
