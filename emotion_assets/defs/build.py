@@ -18,6 +18,7 @@ from emotion_assets.defs.feedback import feedback_assets
 from emotion_assets.defs.models import model_assets
 from emotion_assets.defs.source import dataset_source
 from emotion_assets.defs.source_links import with_source_links
+from emotion_assets.defs.sweep import sweep_asset, sweep_job
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.storage.workspace import Workspace
 
@@ -31,19 +32,22 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     settings = load_settings(overrides=overrides)
     _share_cores(settings.parallel_steps)
     return dg.Definitions(
-        assets=with_source_links(
-            [
-                dataset_source(settings),
-                *dataset_assets(settings),
-                *model_assets(settings),
-                *evaluation_assets(settings),
-                *feedback_assets(settings),
-            ]
-        ),
+        assets=[
+            *with_source_links(
+                [
+                    dataset_source(settings),
+                    *dataset_assets(settings),
+                    *model_assets(settings),
+                    *evaluation_assets(settings),
+                    *feedback_assets(settings),
+                ]
+            ),
+            sweep_asset(settings),
+        ],
         asset_checks=asset_checks(),
         schedules=schedules(settings),
         sensors=sensors(settings),
-        jobs=[feedback_job],
+        jobs=[feedback_job, sweep_job(settings)],
         resources={"workspace": Workspace(settings)},
         executor=step_executor(settings),
         loggers={"console": console_logger},

@@ -67,7 +67,7 @@ def user_errors_as_failures(body: Any = None, *, private: bool = False) -> Any:
 @contextmanager
 def _ending_with_run(args: tuple[Any, ...]) -> Iterator[Callable[[], None]]:
     """Yields what refuses to go on in a run that is over."""
-    context = next((a for a in args if isinstance(a, dg.AssetExecutionContext)), None)
+    context = next((a for a in args if isinstance(a, dg.AssetExecutionContext | dg.OpExecutionContext)), None)
     if context is None:
         yield lambda: None
         return

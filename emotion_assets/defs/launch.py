@@ -1,7 +1,7 @@
 """Start a training as its own process under Dagster Pipes, hear of it, and end it with the run.
 
 Belongs here: the process, its group, its messages, and what its end means for the step. Does not belong here: what is
-trained (``jobs.process``) and what is done with the result (``defs.models``).
+trained (``jobs.process``) and what is done with the result (``defs.training``).
 https://docs.dagster.io/integrations/external-pipelines
 """
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 TERM_SECONDS = 3.0
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
+StepContext = dg.AssetExecutionContext | dg.OpExecutionContext
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # nothing is downloaded in it, and its progress is reported in lines
 
 
-def run_training(context: dg.AssetExecutionContext, job: TrainingJob, devices: int = 1) -> dict[str, Any]:
+def run_training(context: StepContext, job: TrainingJob, devices: int = 1) -> dict[str, Any]:
     """Run the job in a new process group and return what it measured; ``job.target`` is filled then.
 
     Several devices are several processes, started by torchrun, of which each trains on its part of every step's rows.
@@ -52,7 +53,7 @@ def run_training(context: dg.AssetExecutionContext, job: TrainingJob, devices: i
     raise _failure(job.name, code, result)
 
 
-def _run(context: dg.AssetExecutionContext, command: list[str]) -> int:
+def _run(context: StepContext, command: list[str]) -> int:
     """The exit code of the command, minus the signal's number if one ended it."""
     with dg.open_pipes_session(
         context=context,

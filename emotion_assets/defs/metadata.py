@@ -80,6 +80,14 @@ def table(records: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md("\n".join(lines))
 
 
+def whole_table(records: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str]) -> dg.TableMetadataValue:
+    """Every one of the records, at least one, of equal keys; what each column means stands in ``descriptions``."""
+    types = {bool: "bool", int: "int", float: "float", str: "string"}
+    first = {name: next((r[name] for r in records if r[name] is not None), "") for name in descriptions}
+    described = [dg.TableColumn(name, types[type(first[name])], description=descriptions[name]) for name in first]
+    return dg.MetadataValue.table([dg.TableRecord(dict(record)) for record in records], dg.TableSchema(described))
+
+
 def check_result(
     key: Sequence[str], name: str, problems: Sequence[Mapping[str, Any]], severity: dg.AssetCheckSeverity
 ) -> dg.AssetCheckResult:

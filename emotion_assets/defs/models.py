@@ -1,7 +1,5 @@
 """Group ``models``: base checkpoints, the LoRA-tuned Llama and the baselines. Training runs in a process of its own."""
 
-import dataclasses
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,25 +8,25 @@ from pydantic import BaseModel, Field
 
 from emotion_assets.defs import metadata as display
 from emotion_assets.defs.failures import user_errors_as_failures
-from emotion_assets.defs.launch import run_training
 from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, STARTS_FIRST
-from emotion_assets.defs.run_end import require_run_going
-from emotion_assets.jobs.process import FEEDBACK as FEEDBACK_ROLE
-from emotion_assets.jobs.process import PRETRAINING, TrainingJob, feedback_input, stored_input
-from emotion_assets.models.hyperparameters import replace_settings
+from emotion_assets.defs.training import (
+    TrainingRequest,
+    feedback_inputs,
+    request_model,
+    stored_inputs,
+    train_or_recall,
+)
+from emotion_assets.jobs.process import PRETRAINING, stored_input
+from emotion_assets.models.hyperparameters import MAX_SEED, replace_settings, require_seed
 from emotion_assets.models.registry import kind_of
 from emotion_assets.settings import versions
-from emotion_assets.settings.errors import SettingsError
 from emotion_assets.settings.schema import FolderSource, PretrainedHere, Settings
 from emotion_assets.storage.keys import FEEDBACK, MAIN_MODEL, base_key, model_key, tokens_key
-from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.store import StoredFolder, StoreError, fingerprint
 from emotion_assets.storage.workspace import Workspace
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 GROUP, OWNER = "models", "team:ml"
-MAX_SEED = 2**31 - 1
-LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
 
 
 class DevicesConfig(dg.Config):
@@ -80,10 +78,10 @@ class TrainingConfig(DevicesConfig):
         Raises:
             SettingsError: no generator takes it.
         """
-        seed = settings.seed if self.seed is None else self.seed
-        if self.seed is not None and not 0 <= seed <= MAX_SEED:
-            raise SettingsError(f"{name}: seed: use 0 to {MAX_SEED} (given: {seed})")
-        return seed
+        if self.seed is None:
+            return settings.seed
+        require_seed(f"{name}: seed", self.seed)
+        return self.seed
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -135,17 +133,11 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
         if made_here:
             inputs = {"tokens": stored_input(workspace.store.current(tokens, verify=False))}  # the process verifies
             devices = config.devices or settings.devices
-            folder, how = _train_or_recall(
-                context,
-                workspace,
-                base_key(name),
-                "base_models",
-                PRETRAINING,
-                base.source,
-                inputs,
-                settings.seed,
-                devices,
+            request = TrainingRequest(
+                base_key(name), "base_models", PRETRAINING, base.source, inputs, settings.seed, devices
             )
+            folder, how = train_or_recall(context, workspace, request)
+            workspace.publish(request.key, request.store_kind, folder)
             made = _recipe_metadata(base.source.model_dump(mode="json") | {"seed": settings.seed}, how)
         else:
             folder, made = _resolve_base(workspace, name), {}
@@ -211,13 +203,10 @@ def _model_asset(settings: Settings, name: str) -> dg.AssetsDefinition:
             yield from _check_intact(context, workspace)
             return
         asked, seed = replace_settings(name, model, config.settings()), config.seed_of(name, settings)
-        inputs = {part: stored_input(workspace.store.current(key, verify=False)) for part, key in sources.items()}
-        if texts:
-            inputs[FEEDBACK_ROLE] = feedback_input(workspace.warehouse, texts)
-        devices = (config.devices or settings.devices) if kind.several_devices else 1
-        folder, how = _train_or_recall(
-            context, workspace, model_key(name), "models", kind.name, asked, inputs, seed, devices
-        )
+        inputs = stored_inputs(workspace, asked) | feedback_inputs(workspace, asked)
+        request = request_model(settings, name, asked, inputs, seed, config.devices)
+        folder, how = train_or_recall(context, workspace, request)
+        workspace.publish(request.key, request.store_kind, folder)
         used = kind.used_settings(asked) | {"seed": seed}
         made = _recipe_metadata(used, how)
         made |= _difference_from_profile(kind.used_settings(model) | {"seed": settings.seed}, used)
@@ -259,50 +248,6 @@ def _intact_result(check: dg.AssetCheckKey, problem: str | None) -> dg.AssetChec
         severity=dg.AssetCheckSeverity.ERROR,
         description=problem,
     )
-
-
-def _train_or_recall(
-    context: dg.AssetExecutionContext,
-    workspace: Workspace,
-    key: Sequence[str],
-    store_kind: str,
-    job_kind: str,
-    part: Any,
-    inputs: Mapping[str, dict[str, Any]],
-    seed: int,
-    devices: int,
-) -> tuple[StoredFolder, str]:
-    """The folder that this training gives, recalled when the very same work was done before, else trained now; and
-    which of the two it was."""
-    settings = workspace.settings
-    checkpoints = workspace.checkpoints / "__".join(key)
-    job = TrainingJob(
-        kind=job_kind,
-        name=key[-1],
-        settings=part.model_dump(mode="json"),
-        labels=list(settings.labels),
-        seed=seed,
-        inputs=dict(inputs),
-        target="",
-        checkpoints=str(checkpoints),
-    )
-    holder = f"run {context.run.run_id[:8]}"
-    lock = checkpoints.with_suffix(".lock")
-    with file_lock(lock, LONGEST_TRAINING, f"the training of {key[-1]}", holder=holder, say=context.log.info):
-        if (folder := workspace.store.recall(job.recipe)) is not None:
-            context.log.info(
-                f"the same training on the same inputs is in the store as {folder.version}; taken from there"
-            )
-            workspace.publish(key, store_kind, folder)
-            return folder, "recalled from the store"
-        with workspace.store.writing(store_kind) as draft:
-            measured = run_training(context, dataclasses.replace(job, target=str(draft.path)), devices)
-            require_run_going(context.instance, context.run.run_id)
-            folder = draft.finish(measured)
-        workspace.publish(key, store_kind, folder, job.recipe)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    step = (measured.get("curve") or {}).get("resumed_at_step")
-    return folder, f"trained, resumed at step {step}" if step else "trained"
 
 
 def _recipe_metadata(used: Mapping[str, Any], how: str) -> dict[str, Any]:

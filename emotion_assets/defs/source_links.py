@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import dagster as dg
 
@@ -21,9 +22,14 @@ def with_source_links(
 
 
 def _with_link(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    body = inspect.unwrap(asset.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
+    links = source_link(asset.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
+    return asset.map_asset_specs(lambda spec: spec.merge_attributes(metadata=links))
+
+
+def source_link(body: Callable[..., Any]) -> dict[str, Any]:
+    """The place of a body, under its wrappers, as metadata of what it makes."""
+    body = inspect.unwrap(body)
     with warnings.catch_warnings():  # links to the source are a beta of dagster; when they change, this file does
         warnings.simplefilter("ignore", dg.BetaWarning)
         place = dg.LocalFileCodeReference(file_path=body.__code__.co_filename, line_number=body.__code__.co_firstlineno)
-        links = dg.CodeReferencesMetadataValue(code_references=[place])
-    return asset.map_asset_specs(lambda spec: spec.merge_attributes(metadata={"dagster/code_references": links}))
+        return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[place])}

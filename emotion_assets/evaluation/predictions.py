@@ -47,6 +47,37 @@ def predict(name: str, model: StoredFolder, dataset: StoredFolder, store: Store)
     recipe = fingerprint("predictions", versions.PREDICTIONS, model.digest, dataset.digest)
     if (recalled := store.recall(recipe)) is not None:
         return recalled
+    parts, texts_per_second = score_splits(name, model, dataset, store)
+    with store.writing("predictions") as draft:
+        for split, part in parts.items():
+            columns = {
+                "label": pa.array(part.actual, pa.int16()),
+                "probabilities": pa.array(list(part.probabilities), pa.list_(pa.float32())),
+            }
+            pq.write_table(pa.table(columns), draft.file(f"{split}.parquet"))
+        labels = dataset.info["labels"]
+        about = {"labels": labels, "model_name": name, "model_digest": model.digest, "dataset_digest": dataset.digest}
+        measured = {
+            "texts_per_second": texts_per_second,
+            "rows": {split: len(part.actual) for split, part in parts.items()},
+        }
+        folder = draft.finish(about | measured, identity=list(about))
+    store.remember(recipe, "predictions", folder)
+    return folder
+
+
+def score_splits(
+    name: str, model: StoredFolder, dataset: StoredFolder, store: Store
+) -> tuple[dict[str, Predictions], float]:
+    """What a model says of every row of the scored splits, by split, and how many texts a second it has read.
+
+    Args:
+        name: of the model, for errors.
+
+    Raises:
+        DataError: the model does not know the dataset's labels, or gave probabilities that are not finite.
+        StoreError: the base checkpoint that the model needs is not in the store any more.
+    """
     from emotion_assets.models.registry import load_scorer
 
     scorer = load_scorer(model, store)
@@ -59,27 +90,17 @@ def predict(name: str, model: StoredFolder, dataset: StoredFolder, store: Store)
     order = [scorer.labels.index(label) for label in labels]
     frames = {split: read_split(dataset, split) for split in SCORED_SPLITS}
     scorer.score(frames["validation"]["text"].tolist()[:8])  # the first call pays for lazy set-up; it is not measured
+    parts: dict[str, Predictions] = {}
     seconds, rows = 0.0, 0
-    with store.writing("predictions") as draft:
-        for split, frame in frames.items():
-            started = time.perf_counter()
-            probabilities = scorer.score(frame["text"].tolist())[:, order]
-            seconds, rows = seconds + time.perf_counter() - started, rows + len(frame)
-            if not np.isfinite(probabilities).all():
-                raise DataError(f"{name} {model.version}: probabilities are not finite on {split}; train it again")
-            columns = {
-                "label": pa.array(frame["label"].map(labels.index), pa.int16()),
-                "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
-            }
-            pq.write_table(pa.table(columns), draft.file(f"{split}.parquet"))
-        about = {"labels": labels, "model_name": name, "model_digest": model.digest, "dataset_digest": dataset.digest}
-        measured = {
-            "texts_per_second": rows / seconds,
-            "rows": {split: len(frame) for split, frame in frames.items()},
-        }
-        folder = draft.finish(about | measured, identity=list(about))
-    store.remember(recipe, "predictions", folder)
-    return folder
+    for split, frame in frames.items():
+        started = time.perf_counter()
+        probabilities = scorer.score(frame["text"].tolist())[:, order]
+        seconds, rows = seconds + time.perf_counter() - started, rows + len(frame)
+        if not np.isfinite(probabilities).all():
+            raise DataError(f"{name} {model.version}: probabilities are not finite on {split}; train it again")
+        actual = frame["label"].map(labels.index).to_numpy().astype(np.int64)
+        parts[split] = Predictions(tuple(labels), actual, probabilities)
+    return parts, rows / seconds
 
 
 def read_predictions(folder: StoredFolder, split: str) -> Predictions:

@@ -1,4 +1,4 @@
-"""A model of a profile with some of its settings replaced, for one training."""
+"""Other settings and seeds for a model of a profile than the profile's own, for one training or several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,35 @@ from pydantic import ValidationError
 
 from emotion_assets.models.registry import kind_of
 from emotion_assets.settings.errors import SettingsError
-from emotion_assets.settings.schema import ModelSettings
+from emotion_assets.settings.schema import ModelSettings, Settings
+
+MAX_SEED = 2**31 - 1
+
+
+def require_seed(what: str, seed: int) -> None:
+    """Refuse a seed that a generator does not take; ``what`` names it in the error.
+
+    Raises:
+        SettingsError: it is not from 0 to ``MAX_SEED``.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise SettingsError(f"{what}: use 0 to {MAX_SEED} (given: {seed})")
+
+
+def learning_rate_of(model: ModelSettings) -> float | None:
+    """The highest learning rate of the model's training; None of a model that is not trained step by step."""
+    rate: float | None = kind_of(model).used_settings(model).get("training", {}).get("learning_rate")
+    return rate
+
+
+def swept_models(settings: Settings) -> list[str]:
+    """The models of the profile that a sweep is of unless it names others: those that have a learning rate."""
+    return [name for name, model in settings.models.items() if learning_rate_of(model) is not None]
+
+
+def swept_seeds(settings: Settings) -> list[int]:
+    """The seeds of a sweep unless it names others: the profile's and the next two."""
+    return [settings.seed + i for i in range(3)]
 
 
 def replace_settings(name: str, model: ModelSettings, values: Mapping[str, Any]) -> ModelSettings:

@@ -12,6 +12,9 @@ RAW_DATASET = ["raw_emotion_dataset"]
 BALANCE = ["class_balance_report"]
 EVALUATION = ["evaluation_table"]
 CHAMPION = ["champion_model"]
+SWEEP = ["sweep"]
+"""What a sweep of seeds and learning rates found: reported by its job, not materialised."""
+
 FEEDBACK = ["feedback"]
 SCORED_FEEDBACK = ["scored_feedback"]
 CHAMPION_PREDICTIONS = [*CHAMPION, "predictions"]

@@ -37,10 +37,10 @@ def test_the_launchpad_goes_before_the_profile(
     asked: list[int] = []
 
     def train(*arguments: Any) -> None:
-        asked.append(arguments[-1])
+        asked.append(arguments[-1].devices)
         raise dg.Failure("seen enough", allow_retries=False)
 
-    monkeypatch.setattr(models, "_train_or_recall", train)
+    monkeypatch.setattr(models, "train_or_recall", train)
     settings = load_settings(str(two), environ={})
     asset = next(a for a in models.model_assets(settings) if a.key.to_user_string() == key)
     folder = StoredFolder(two.parent, "digest")

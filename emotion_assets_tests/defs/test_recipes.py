@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from emotion_assets.defs import models
+from emotion_assets.defs import training as training_steps
 from emotion_assets.evaluation.champion import ChampionRequest, choose_champion
 from emotion_assets.evaluation.evaluate import evaluate_all
 from emotion_assets.evaluation.predictions import predict
@@ -78,7 +79,7 @@ def test_a_page_says_that_a_training_was_resumed(tmp_path: Path, monkeypatch: py
     save = Trainer.save
     monkeypatch.setattr(resume, "MIN_SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr(resume, "MAX_SHARE_OF_TIME", 1e9)
-    monkeypatch.setattr(models, "run_training", train_here)
+    monkeypatch.setattr(training_steps, "run_training", train_here)
     monkeypatch.setattr(Trainer, "save", save_and_stop)
     workspace = make_workspace(tmp_path, train_rows=200)
     assert not materialise(workspace, "baseline_models/bigru").success
