@@ -1,4 +1,5 @@
-"""Refuse a selection that matches nothing: Dagster's command line would run every asset of the graph then."""
+"""Refuse a selection of nothing that can be materialised: Dagster's command line would run every asset of the graph, or
+end with a traceback."""
 
 from __future__ import annotations
 
@@ -18,13 +19,18 @@ def refuse_empty_selection(definitions: dg.Definitions, arguments: Sequence[str]
         arguments: of the command that loads the definitions, its name first.
 
     Raises:
-        SettingsError: no asset is selected; the line says which kinds and groups there are.
+        SettingsError: no asset is selected, and the line says which kinds and groups there are; or none of the selected
+            is made by a run of assets.
     """
     if (selection := _selection(arguments)) is None:
         return
     graph = definitions.resolve_asset_graph()
-    if dg.AssetSelection.from_coercible(selection.split(",")).resolve(graph):
+    selected = dg.AssetSelection.from_coercible(selection.split(",")).resolve(graph)
+    if selected & graph.executable_asset_keys:
         return
+    if selected:
+        (name, *_) = sorted(key.to_user_string() for key in selected)
+        raise SettingsError(f"{name} is reported by its job, not materialised; use `dg launch --job {name}`")
     specs = definitions.resolve_all_asset_specs()
     kinds = sorted({kind for spec in specs for kind in spec.kinds})
     groups = sorted({str(spec.group_name) for spec in specs})

@@ -36,6 +36,7 @@ def test_nothing_selected_is_refused_with_the_kinds_there_are(
     [
         ["dg", "launch", "--assets", "kind:pytorch"],
         ["dg", "launch", "--assets", "feedback,champion_model"],
+        ["dg", "launch", "--assets", "group:evaluation"],
         ["dagster", "asset", "materialize", "--select", "*", "-m", "emotion_assets.definitions"],
         ["dg", "launch", "--job", "feedback_job"],
         ["dg", "list", "defs", "--assets", "kind:torch"],
@@ -45,6 +46,11 @@ def test_nothing_selected_is_refused_with_the_kinds_there_are(
 )
 def test_everything_else_goes_on(definitions: dg.Definitions, arguments: list[str]) -> None:
     refuse_empty_selection(definitions, arguments)
+
+
+def test_what_a_job_reports_is_refused_with_that_job(definitions: dg.Definitions) -> None:
+    with pytest.raises(SettingsError, match="sweep is reported by its job, not materialised; use `dg launch --job s"):
+        refuse_empty_selection(definitions, ["dg", "launch", "--assets", "sweep"])
 
 
 def test_the_command_runs_nothing_and_says_so(terminal: Terminal) -> None:
