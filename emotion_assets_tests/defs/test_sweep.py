@@ -248,6 +248,7 @@ def test_a_run_that_ends_takes_its_training_along_and_starts_no_other(
         ends.start()
         run = run_sweep(workspace, {"seeds": [17, 18]}, history)
         ends.join()
+    assert run.failure.endswith("is over, and so is this step")
     assert trainings() == []
     assert run.done.get_asset_materialization_events() == []
     assert [line for line in run.lines if line.startswith("trial ")] == [
