@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -134,6 +135,9 @@ def _run_trial(
 
     every = inputs | feedback_inputs(workspace, trial.settings)  # it comes in by the hour, and is read as it is now
     request = request_model(workspace.settings, trial.model, trial.settings, every, trial.seed)
+    request = replace(
+        request, key=[*SWEEP, *request.key]
+    )  # an interrupted training of the model keeps its resume state
     folder, how = train_or_recall(context, workspace, request)
     result = TrialResult(trial, folder.version, how, score_trial(trial, folder, dataset, workspace.store))
     context.log.info(f"{trial}: {how}; {RANKED_BY} {result.figures[RANKED_BY]:.3f}")

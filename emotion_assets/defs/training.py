@@ -34,7 +34,8 @@ class TrainingRequest:
     """A training that a step asks for.
 
     Attributes:
-        key: of the asset that is trained; of each, one training goes on at a time, and keeps its resume state.
+        key: what is trained, and ends with its name; of each key, one training goes on at a time and keeps its resume
+            state.
         store_kind: the part of the store that the result goes to.
         kind: as ``TrainingJob.kind``.
         settings: of the kind.

@@ -117,6 +117,14 @@ def copied(swept: Swept, tmp_path: Path) -> Workspace:
     return Workspace(world.settings(tmp_path / "home"))
 
 
+def test_an_interrupted_training_of_the_model_keeps_its_resume_state(copied: Workspace) -> None:
+    state = copied.checkpoints / "baseline_models__bigru" / "state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"of another training")
+    assert run_sweep(copied, {"models": ["bigru"], "seeds": [23]}).done.success
+    assert state.read_bytes() == b"of another training"
+
+
 def test_every_model_rate_and_seed_is_a_row_with_its_version(swept: Swept) -> None:
     assert swept.run.done.success
     rows = swept.run.records("trials")
