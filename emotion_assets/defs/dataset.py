@@ -119,18 +119,13 @@ def _class_balance_report(settings: Settings) -> dg.AssetsDefinition:
     def class_balance_report(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> dg.MaterializeResult[None]:
-        from emotion_assets.dataset.balance import balance_report
-        from emotion_assets.dataset.splits import read_splits
+        from emotion_assets.dataset.balance import BalanceReport
         from emotion_assets.storage.warehouse.dataset import write_class_balance
 
-        folder = workspace.store.current(RAW_DATASET)
-        report = balance_report(read_splits(folder), workspace.settings.labels, workspace.settings.seed)
-        with workspace.store.writing("balance_reports") as draft:
-            draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
-            stored = draft.finish({"dataset": folder.digest}, identity=["dataset"])
+        stored = _store_balance(workspace)
+        report = BalanceReport.model_validate_json(stored.file("report.json").read_text(encoding="utf-8"))
         with workspace.warehouse.writing() as db:
             write_class_balance(db, [ClassBalance(**row) for row in report.counts])
-        workspace.publish(BALANCE, "balance_reports", stored)
         for remark in report.remarks():
             context.log.info(remark)
         return dg.MaterializeResult(
@@ -143,6 +138,24 @@ def _class_balance_report(settings: Settings) -> dg.AssetsDefinition:
         )
 
     return class_balance_report
+
+
+def _store_balance(workspace: Workspace) -> StoredFolder:
+    """The report on the current dataset, recalled where this very dataset was looked at before."""
+    from emotion_assets.dataset.balance import balance_report
+    from emotion_assets.dataset.splits import read_splits
+
+    settings, store = workspace.settings, workspace.store
+    dataset = store.current(RAW_DATASET)
+    recipe = fingerprint("balance", versions.CLASS_BALANCE, settings.labels, settings.seed, dataset.digest)
+    folder = store.recall(recipe)
+    if folder is None:
+        report = balance_report(read_splits(dataset), settings.labels, settings.seed)
+        with store.writing("balance_reports") as draft:
+            draft.file("report.json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+            folder = draft.finish({"dataset": dataset.digest}, identity=["dataset"])
+    workspace.publish(BALANCE, "balance_reports", folder, recipe)
+    return folder
 
 
 def _balance_metadata(settings: Settings, name: str, report: "BalanceReport") -> dict[str, Any]:

@@ -22,8 +22,7 @@ from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.keys import EVALUATION, predictions_key
 from emotion_assets.storage.locks import WORD_SECONDS
 
-PRELOADED = ["emotion_assets.defs.build", "pandas", "duckdb", "pyarrow.parquet"]
-"""Imported once for each run, in the process that the steps are forked from: nearly every step needs them."""
+PRELOADED = ["emotion_assets.defs.preloaded"]
 
 
 def step_executor(settings: Settings) -> dg.ExecutorDefinition:

@@ -153,15 +153,15 @@ def _resolve_base(workspace: Workspace, name: str) -> StoredFolder:
 
     One that was stored before is recalled, unless it comes from a folder, which may hold something else today.
     """
-    from emotion_assets.models.bases import resolve_checkpoint
-    from emotion_assets.models.requirements import require_checkpoint
-
     settings, store = workspace.settings, workspace.store
     source = settings.bases[name].source
     fixed = not isinstance(source, FolderSource)
     recipe = fingerprint("base", versions.TRAINING, source.model_dump(mode="json")) if fixed else None
     folder = store.recall(recipe) if recipe else None
     if folder is None:
+        from emotion_assets.models.bases import resolve_checkpoint
+        from emotion_assets.models.requirements import require_checkpoint
+
         require_checkpoint(settings, name)
         trained = {key: model for key, model in settings.models.items() if model.base_name == name}
         with store.writing("base_models") as draft:

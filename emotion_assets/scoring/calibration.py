@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,8 +42,19 @@ class Calibration:
     target_accuracy: float
     coverage: float
     validation_rows: int
-    precision: Precision
+    dataset_digest: str
     seals: tuple[tuple[StoredFolder, str], ...]
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The number format in which this machine scores; looked up when something is scored, since it takes torch."""
+        from emotion_assets.evaluation.precision import stored_precision
+
+        return stored_precision(self.folder, self.dataset_digest, self.store)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process scores in the format of the machine that sends this to it."""
+        return {**vars(self), "precision": self.precision}
 
     @property
     def digest(self) -> str:
@@ -178,7 +190,6 @@ def calibrate_model(
         StoreError: the model is not in the store any more, or was altered.
     """
     from emotion_assets.evaluation.metrics import fit_temperature, scale
-    from emotion_assets.evaluation.precision import stored_precision
     from emotion_assets.evaluation.predictions import read_predictions
     from emotion_assets.models.registry import folders_of
 
@@ -199,7 +210,7 @@ def calibrate_model(
         target_accuracy=target,
         coverage=float((decision.certainty(calibrated) >= threshold).mean()),
         validation_rows=len(validation.actual),
-        precision=stored_precision(folder, predictions.info["dataset_digest"], store),
+        dataset_digest=predictions.info["dataset_digest"],
         seals=seals,
     )
 

@@ -193,7 +193,7 @@ def join(
         target_accuracy=last.target_accuracy,
         coverage=float((decision.certainty(answered) >= threshold).mean()),
         validation_rows=last.validation_rows,
-        precision=last.precision,
+        dataset_digest=last.dataset_digest,
         seals=first.seals + last.seals,
         first=first,
         last=last,
