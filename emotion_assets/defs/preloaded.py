@@ -13,6 +13,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import os
 
 from alembic.script import ScriptDirectory
 from dagster._core.storage import sql
@@ -23,7 +24,9 @@ from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from emotion_assets.defs import build
 
 LIBRARIES = (
+    "dagster._core.instance.factory",
     "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.sqlite_storage",
     "duckdb",
     "jinja2",
     "matplotlib.backends.backend_agg",
@@ -31,6 +34,7 @@ LIBRARIES = (
     "scipy.stats",
     "sklearn.linear_model",
     "sklearn.metrics",
+    "upath.core",
 )
 
 
@@ -52,4 +56,4 @@ with contextlib.suppress(Exception):  # a step builds them itself then, and says
     build.inherited = build.build_defs()
     build.inherited.get_repository_def().get_implicit_global_asset_job_def()
 
-gc.freeze()  # a step's garbage collector does not look at what it inherits
+os.register_at_fork(after_in_child=gc.freeze)  # a step's garbage collector does not look at what it inherits
