@@ -22,9 +22,6 @@ from emotion_assets.defs.sweep import sweep_asset, sweep_job
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.storage.workspace import Workspace
 
-inherited: dg.Definitions | None = None
-"""In a step: the definitions that its run began with (``preloaded``)."""
-
 
 def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The definitions of the profile that the environment names, with some of its keys overridden.

@@ -21,7 +21,9 @@ from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 
-from emotion_assets.defs import build
+from emotion_assets.defs import inherited
+from emotion_assets.defs.build import build_defs
+from emotion_assets.defs.upstream_warnings import ignore_upstream_warnings
 
 LIBRARIES = (
     "dagster._core.instance.factory",
@@ -45,15 +47,16 @@ class _ScriptsReadOnce(ScriptDirectory):
     from_config = functools.cache(ScriptDirectory.from_config)
 
 
-sql.ScriptDirectory = _ScriptsReadOnce  # type: ignore[misc]
+sql.ScriptDirectory = _ScriptsReadOnce  # type: ignore[attr-defined]
 for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
     _ScriptsReadOnce.from_config(sql.get_alembic_config(storage.__file__)).as_revision_number("head")
 
 for library in LIBRARIES:
     importlib.import_module(library)
 
+ignore_upstream_warnings()
 with contextlib.suppress(Exception):  # a step builds them itself then, and says what is wrong
-    build.inherited = build.build_defs()
-    build.inherited.get_repository_def().get_implicit_global_asset_job_def()
+    inherited.definitions = build_defs()
+    inherited.definitions.get_repository_def().get_implicit_global_asset_job_def()
 
 os.register_at_fork(after_in_child=gc.freeze)  # a step's garbage collector does not look at what it inherits
