@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from emotion_assets.dataset import balance
+from emotion_assets.dataset.splits import read_splits
 from emotion_assets.defs import dataset as dataset_defs
 from emotion_assets.defs.build import build_defs
 from emotion_assets.evaluation.predictions import predict
 from emotion_assets.jobs.process import TrainingJob
 from emotion_assets.settings import versions
-from emotion_assets.storage.keys import RAW_DATASET, model_key
+from emotion_assets.storage.keys import BALANCE, RAW_DATASET, model_key
 from emotion_assets.storage.store import Store, fingerprint
+from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds.evaluated import World, world
 
 __all__ = ["world"]
@@ -30,6 +33,30 @@ def predictions_recipe(world: World) -> str:
 
 def tokens_recipe(world: World) -> str:
     return recalled(world, lambda w: dataset_defs._tokens(w.workspace, "bert", None))
+
+
+def balance_recipe(world: World) -> str:
+    return recalled(world, lambda w: dataset_defs._store_balance(w.workspace))
+
+
+def test_the_balance_of_a_dataset_is_recalled_and_that_of_another_one_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = world.workspace
+    first = dataset_defs._store_balance(workspace)
+    file = first.file("report.json")
+    report = balance.BalanceReport.model_validate_json(file.read_text(encoding="utf-8"))
+    dataset = workspace.store.current(RAW_DATASET)
+    assert report == balance.balance_report(read_splits(dataset), workspace.settings.labels, workspace.settings.seed)
+
+    monkeypatch.setattr(balance, "balance_report", lambda *_: pytest.fail("computed again"))
+    assert dataset_defs._store_balance(workspace) == first == workspace.store.current(BALANCE)
+    other = workspace.settings.model_copy(update={"seed": workspace.settings.seed + 1})
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        dataset_defs._store_balance(Workspace(other))
+    file.write_text("{}", encoding="utf-8")
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        dataset_defs._store_balance(workspace)
 
 
 def test_the_recipe_of_tokens_is_what_it_was_while_there_is_no_system_prompt(world: World) -> None:
@@ -70,6 +97,7 @@ def recalled(world: World, work: Callable[[World], Any]) -> str:
         ("TRAINING", training_recipe, "base_models/llama_mini"),
         ("PREDICTIONS", predictions_recipe, "predictions/bigru"),
         ("TOKENS", tokens_recipe, "tokenised_splits/bert"),
+        ("CLASS_BALANCE", balance_recipe, "class_balance_report"),
     ],
 )
 def test_a_version_that_goes_up_changes_the_recipe_and_the_asset(

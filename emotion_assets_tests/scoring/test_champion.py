@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
 import pytest
 
+from emotion_assets.evaluation import precision
+from emotion_assets.models import registry
 from emotion_assets.scoring.calibration import calibrate
 from emotion_assets.scoring.score import load_champion
 from emotion_assets.settings.errors import UserError
@@ -82,3 +85,16 @@ def test_the_threshold_is_the_one_of_feedback(workspace: Workspace) -> None:
     calibration = calibrate(workspace.settings, workspace.store)
     for answer in load_champion(workspace).score(world.sample_texts()[:50]):
         assert (answer.status == "abstain") == (answer.confidence < calibration.threshold)
+
+
+def test_the_number_format_is_looked_up_to_score_and_goes_along_to_another_process(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = iter([("bf16",)])
+    monkeypatch.setattr(registry, "number_formats_of", lambda model: next(machines))
+    monkeypatch.setattr(precision, "stored_precision", lambda model, *_: str(registry.number_formats_of(model)))
+    calibration = calibrate(workspace.settings, workspace.store)
+    assert "precision" not in vars(calibration)
+    sent = pickle.loads(pickle.dumps(calibration))
+    assert sent.precision == calibration.precision == "('bf16',)"
+    assert sent == calibration
