@@ -180,6 +180,7 @@ def test_tables_and_plots_are_seen_in_their_place(ui: Ui, page: Any, pictures: P
 
 
 def test_the_graph_shows_every_asset(ui: Ui, page: Any, pictures: Path) -> None:
+    page.set_viewport_size({"width": 1600, "height": 1250})  # in less, the ends of the graph are cut off
     page.goto(f"{ui.address}/asset-groups")
     page.get_by_text("evaluation").first.wait_for()
     page.get_by_role("button", name="Hide navigation").click()

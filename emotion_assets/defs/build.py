@@ -42,7 +42,7 @@ def build_defs(overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
                     *feedback_assets(settings),
                 ]
             ),
-            sweep_asset(settings),
+            sweep_asset(),
         ],
         asset_checks=asset_checks(),
         schedules=schedules(settings),
