@@ -1,4 +1,4 @@
-"""What is wrong with a stored dataset: lists of problems, empty when all is well.
+"""What is wrong with a stored dataset, or with its tokens: lists of problems, empty when all is well.
 
 The loaders refuse bad input before it is stored; this looks again at what is stored, whoever wrote it.
 """
@@ -19,6 +19,7 @@ from emotion_assets.storage.store import StoredFolder
 
 Problems = list[dict[str, Any]]
 DRIFT_P_VALUE = 0.01
+MOST_CUT = 0.01  # share of a split's rows
 STRINGS = (pa.string(), pa.large_string())
 
 
@@ -96,3 +97,23 @@ def drift_problems(splits: Mapping[str, pd.DataFrame], labels: Sequence[str]) ->
     """Splits whose label shares differ from train's by more than chance (chi-squared, p below 0.01)."""
     shifts = find_shifts(class_shares(splits, labels))
     return [shift.model_dump() for shift in shifts if shift.p_value < DRIFT_P_VALUE]
+
+
+def cut_problems(statistics: Mapping[str, Mapping[str, Any]], max_length: int) -> Problems:
+    """Splits of which more than ``MOST_CUT`` of the rows were cut at ``max_length`` tokens.
+
+    Args:
+        statistics: of each split, as ``write_tokens`` returns them.
+    """
+    return [
+        {
+            "split": split,
+            "cut rows": part["truncated"],
+            "rows": part["rows"],
+            "max_length": max_length,
+            "95 of 100 texts have at most": part["length_p95"],
+            "longest text": part["length_max"],
+        }
+        for split, part in statistics.items()
+        if part["truncated"] > MOST_CUT * part["rows"]
+    ]

@@ -1,5 +1,6 @@
 """Group ``dataset``: the raw splits, what is known about them, and their token ids."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -186,37 +187,64 @@ def _tokenised_splits(settings: Settings, name: str) -> dg.AssetsDefinition:
     system = settings.system if prompted else ""
     prompt = (instruction, system) if system else instruction
 
-    @dg.asset(
-        key=tokens_key(name),
-        deps=[RAW_DATASET],
-        group_name=GROUP,
-        owners=[OWNER],
-        kinds={"tokens", "parquet", "huggingface"},
-        code_version=_code_version(settings, versions.TOKENS, tokenizer.model_dump(mode="json"), prompt),
+    key = dg.AssetKey(tokens_key(name))
+
+    @dg.multi_asset(
+        name="__".join(key.path),
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[RAW_DATASET],
+                group_name=GROUP,
+                owners=[OWNER],
+                kinds={"tokens", "parquet", "huggingface"},
+                code_version=_code_version(settings, versions.TOKENS, tokenizer.model_dump(mode="json"), prompt),
+                automation_condition=follow_inputs(),
+                description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "within_length",
+                asset=key,
+                description=(
+                    f"Of no split more than one row in a hundred is longer than {tokenizer.max_length} tokens and was "
+                    f"cut; else raise tokenizers.{name}.max_length."
+                ),
+            )
+        ],
         op_tags=STARTS_FIRST,
-        automation_condition=follow_inputs(),
-        description=f"Token ids of the three splits for the {name} family, with its tokenizer.",
+        can_subset=True,
     )
     @user_errors_as_failures
     def tokenised_splits(
         context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]
-    ) -> dg.MaterializeResult[None]:
-        folder = _tokens(workspace, name, instruction, system)
-        statistics = folder.info["splits"]
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(folder.digest),
-            metadata={
-                **display.rows(sum(part["rows"] for part in statistics.values())),
-                **display.columns({"input_ids": "list<int32>", "label": "int16", "length": "int32"}),
-                "lengths in tokens": display.table([{"split": split, **part} for split, part in statistics.items()]),
-                "cut rows": sum(part["truncated"] for part in statistics.values()),
-                "vocabulary": folder.info["vocab_size"],
-                "max length": tokenizer.max_length,
-                "path": dg.MetadataValue.path(folder.path),
-            },
-        )
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        from emotion_assets.dataset.problems import cut_problems
+
+        if context.selected_asset_keys:
+            folder = _tokens(workspace, name, instruction, system)
+            shown = _tokens_metadata(folder, tokenizer.max_length)
+            yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(folder.digest), metadata=shown)
+        if context.selected_asset_check_keys:
+            folder = workspace.store.current(key.path)
+            problems = cut_problems(folder.info["splits"], folder.read_json("tokens.json")["max_length"])
+            yield display.check_result(key.path, "within_length", problems, dg.AssetCheckSeverity.WARN)
 
     return tokenised_splits
+
+
+def _tokens_metadata(folder: StoredFolder, max_length: int) -> dict[str, Any]:
+    statistics = folder.info["splits"]
+    return {
+        **display.rows(sum(part["rows"] for part in statistics.values())),
+        **display.columns({"input_ids": "list<int32>", "label": "int16", "length": "int32"}),
+        "lengths in tokens": display.table([{"split": split, **part} for split, part in statistics.items()]),
+        "cut rows": sum(part["truncated"] for part in statistics.values()),
+        "vocabulary": folder.info["vocab_size"],
+        "max length": max_length,
+        "path": dg.MetadataValue.path(folder.path),
+    }
 
 
 def _tokens(workspace: Workspace, name: str, instruction: str | None, system: str = "") -> StoredFolder:

@@ -19,6 +19,7 @@ from emotion_assets.defs.evaluation import evaluation_assets
 from emotion_assets.defs.models import model_assets
 from emotion_assets.evaluation.evaluate import NothingToEvaluateError
 from emotion_assets.storage.keys import RAW_DATASET, model_key, predictions_key
+from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds.evaluated import World, world
 
 __all__ = ["world"]
@@ -162,6 +163,23 @@ def test_the_check_of_predictions_runs_by_itself(world: World) -> None:
     world.store_model("tfidf_svm")
     predictions = evaluation_assets(world.workspace.settings)[0]
     assert outcomes(check_alone(world, predictions)) == {"distributions": (True, "ERROR")}
+
+
+@pytest.mark.parametrize(("max_length", "passed"), [(200, True), (12, False)])
+def test_rows_that_were_cut_warn_and_do_not_block(world: World, max_length: int, passed: bool) -> None:
+    tokenizers = world.workspace.settings.tokenizers
+    short = {name: part.model_copy(update={"max_length": max_length}) for name, part in tokenizers.items()}
+    settings = world.workspace.settings.model_copy(update={"tokenizers": short})
+    workspace = Workspace(settings)
+    tokens = dataset_assets(settings)[-1]
+    result = dg.materialize([tokens], resources={"workspace": workspace})
+    assert outcomes(result) == {"within_length": (passed, "WARN")}
+    lengths = pd.read_parquet(workspace.store.current(tokens.key.path).file("test.parquet"))["length"]
+    (event,) = result.get_asset_check_evaluations()
+    problems = event.metadata["problems"].value if not passed else ""
+    cut, rows = int((lengths > max_length).sum()), len(lengths)
+    assert (f"| test | {cut} | {rows} | {max_length} |" in str(problems)) == (cut > rows / 100) != passed
+    assert outcomes(check_alone(World(workspace), tokens)) == outcomes(result)
 
 
 def test_a_model_is_intact_until_a_file_of_it_is_altered(world: World) -> None:
