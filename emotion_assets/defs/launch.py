@@ -29,10 +29,10 @@ StepContext = dg.AssetExecutionContext | dg.OpExecutionContext
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # nothing is downloaded in it, and its progress is reported in lines
 
 
-def run_training(context: StepContext, job: TrainingJob, devices: int = 1) -> dict[str, Any]:
+def run_training(context: StepContext, job: TrainingJob, processes: int = 1) -> dict[str, Any]:
     """Run the job in a new process group and return what it measured; ``job.target`` is filled then.
 
-    Several devices are several processes, started by torchrun, of which each trains on its part of every step's rows.
+    Several processes are started by torchrun. Each trains on its part of a step's rows, with its share of the cores.
 
     The group is ended when this returns or raises for whatever reason, a cancelled run included, and ends by itself
     when this process is killed.
@@ -44,16 +44,16 @@ def run_training(context: StepContext, job: TrainingJob, devices: int = 1) -> di
         job = dataclasses.replace(job, result=str(Path(folder) / "result.json"))
         job_file = Path(folder) / "job.json"
         job_file.write_text(job.to_json(), encoding="utf-8")
-        launcher = [*TORCHRUN, f"--nproc-per-node={devices}"] if devices > 1 else []
+        launcher = [*TORCHRUN, f"--nproc-per-node={processes}"] if processes > 1 else []
         module = ["-m", "emotion_assets.jobs.process", str(job_file), "--end-with-parent"]
-        code = _run(context, [sys.executable, *launcher, *module])
+        code = _run(context, [sys.executable, *launcher, *module], processes)
         result = json.loads(job.result_file.read_text(encoding="utf-8")) if job.result_file.is_file() else {}
     if code == 0 and result and "error" not in result:
         return result
     raise _failure(job.name, code, result)
 
 
-def _run(context: StepContext, command: list[str]) -> int:
+def _run(context: StepContext, command: list[str], processes: int) -> int:
     """The exit code of the command, minus the signal's number if one ended it."""
     with dg.open_pipes_session(
         context=context,
@@ -63,13 +63,19 @@ def _run(context: StepContext, command: list[str]) -> int:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            env={**os.environ, **QUIET, **session.get_bootstrap_env_vars()},
+            env={**os.environ, **QUIET, **_threads(processes), **session.get_bootstrap_env_vars()},
             start_new_session=True,
         )
         try:
             return process.wait()
         finally:
             _end_group(process)
+
+
+def _threads(processes: int) -> dict[str, str]:
+    """The environment in which that many processes together have the threads that one would have."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    return {"OMP_NUM_THREADS": str(max(1, threads // processes))} if processes > 1 else {}
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ from emotion_assets.defs.failures import user_errors_as_failures
 from emotion_assets.defs.resources import MODEL_POOL, RETRY_ONCE, STARTS_FIRST
 from emotion_assets.defs.training import (
     TrainingRequest,
+    devices_of,
     feedback_inputs,
     request_model,
     stored_inputs,
@@ -132,7 +133,7 @@ def _base_model(settings: Settings, name: str) -> dg.AssetsDefinition:
             return
         if made_here:
             inputs = {"tokens": stored_input(workspace.store.current(tokens, verify=False))}  # the process verifies
-            devices = config.devices or settings.devices
+            devices = config.devices or devices_of(settings.devices, few_weights=False)
             request = TrainingRequest(
                 base_key(name), "base_models", PRETRAINING, base.source, inputs, settings.seed, devices
             )

@@ -3,8 +3,11 @@
 A step inherits the imports, the definitions and the list of Dagster's migrations, in place of 0.7 s of making them for
 itself. It starts no thread and opens no file that a step would share.
 
-Does not belong here: torch, which few steps need when nothing has changed, and whatever looks at a GPU: CUDA cannot be
-used in a process forked after that.
+Torch and transformers take three seconds to import, and few steps need them when nothing has changed: they are imported
+here in a home that has no champion yet, where most steps compute.
+
+Does not belong here: whatever looks at a GPU, as transformers may where torch was built for one: CUDA cannot be used in
+a process forked after that.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from emotion_assets.defs import inherited
 from emotion_assets.defs.build import build_defs
 from emotion_assets.defs.upstream_warnings import ignore_upstream_warnings
+from emotion_assets.storage.keys import CHAMPION
 
 LIBRARIES = (
     "dagster._core.instance.factory",
@@ -37,6 +41,15 @@ LIBRARIES = (
     "sklearn.linear_model",
     "sklearn.metrics",
     "upath.core",
+)
+LIBRARIES_OF_MODELS = (
+    "emotion_assets.models.bigru",
+    "emotion_assets.models.transformer.scorer",
+    "peft",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.llama.modeling_llama",
 )
 
 
@@ -58,5 +71,12 @@ ignore_upstream_warnings()
 with contextlib.suppress(Exception):  # a step builds them itself then, and says what is wrong
     inherited.definitions = build_defs()
     inherited.definitions.get_repository_def().get_implicit_global_asset_job_def()
+    workspace = (inherited.definitions.resources or {})["workspace"]
+    if workspace.settings.bases and not workspace.store.has(CHAMPION):
+        from emotion_assets.training.runtime import torch_can_use_a_gpu
+
+        if not torch_can_use_a_gpu():
+            for library in LIBRARIES_OF_MODELS:
+                importlib.import_module(library)
 
 os.register_at_fork(after_in_child=gc.freeze)  # a step's garbage collector does not look at what it inherits

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emotion_assets.defs.launch import StepContext, run_training
 from emotion_assets.defs.run_end import require_run_going
@@ -27,6 +27,7 @@ from emotion_assets.storage.workspace import Workspace
 
 LONGEST_TRAINING = 14 * 24 * 3600.0  # seconds that a second run of the same model waits for the first
 Inputs = dict[str, dict[str, Any]]
+Devices = int | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TrainingRequest:
         kind: as ``TrainingJob.kind``.
         settings: of the kind.
         inputs: as ``TrainingJob.inputs``.
-        devices: how many train together; 1 or more.
+        devices: as ``Settings.devices``.
     """
 
     key: Sequence[str]
@@ -49,7 +50,7 @@ class TrainingRequest:
     settings: Frozen
     inputs: Inputs
     seed: int
-    devices: int
+    devices: Devices
 
     def job(self, labels: Sequence[str], checkpoints: Path) -> TrainingJob:
         """As a job that has no target yet."""
@@ -74,8 +75,16 @@ def request_model(
         devices: 0 as the profile says; a kind that trains on one ignores it.
     """
     kind = kind_of(model)
-    together = (devices or settings.devices) if kind.several_devices else 1
+    together = devices or devices_of(settings.devices, model.trains_few_weights)
+    if not kind.several_devices:
+        together = 1
     return TrainingRequest(model_key(name), "models", kind.name, model, inputs, seed, together)
+
+
+def devices_of(devices: Devices, few_weights: bool) -> Devices:
+    """``Settings.devices`` for one training: where all weights are trained, ``auto`` is one, since processes would have
+    as much to tell each other as to compute."""
+    return devices if devices != "auto" or few_weights else 1
 
 
 def stored_inputs(workspace: Workspace, model: ModelSettings) -> Inputs:
@@ -114,10 +123,19 @@ def train_or_recall(context: StepContext, workspace: Workspace, request: Trainin
             )
             return folder, "recalled from the store"
         with store.writing(request.store_kind) as draft:
-            measured = run_training(context, dataclasses.replace(job, target=str(draft.path)), request.devices)
+            job = dataclasses.replace(job, target=str(draft.path))
+            measured = run_training(context, job, _processes(request.devices))
             require_run_going(context.instance, context.run.run_id)
             folder = draft.finish(measured)
         store.remember(job.recipe, request.store_kind, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     step = (measured.get("curve") or {}).get("resumed_at_step")
     return folder, f"trained, resumed at step {step}" if step else "trained"
+
+
+def _processes(devices: Devices) -> int:
+    if devices != "auto":
+        return devices
+    from emotion_assets.training.runtime import choose_processes
+
+    return choose_processes()

@@ -210,6 +210,11 @@ class ModelSettings(Frozen):
         """Whether the stored tokens must hold the prompts of the instruction too."""
         return False
 
+    @property
+    def trains_few_weights(self) -> bool:
+        """Whether few of the weights are trained: several processes then have little to tell each other."""
+        return False
+
     def check_against(self, key: str, settings: Settings) -> None:
         """Refuse what does not fit the rest of the profile; ``key`` is where the model stands in it.
 
@@ -285,7 +290,10 @@ class Settings(Frozen):
     feedback: FeedbackSettings = FeedbackSettings()
     scoring: ScoringSettings = ScoringSettings()
     parallel_steps: Annotated[int, Field(ge=1, description="steps of one run that go side by side")] = 1
-    devices: Annotated[int, Field(ge=1, description="GPUs of one training; without a GPU, processes")] = 1
+    devices: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        Field(description="GPUs of one training; without a GPU, processes. auto: one GPU; on a CPU two for adapters"),
+    ] = 1
     failure_webhook: Annotated[
         str | None, Field(pattern=r"^https?://\S+$", description="gets a line as JSON for each run that fails")
     ] = None

@@ -68,6 +68,24 @@ def shard(items: Sequence[T]) -> Sequence[T]:
     return items[rank() :: size()]
 
 
+def shard_by_size(items: Sequence[T], sizes: Sequence[int]) -> Sequence[T]:
+    """As ``shard``, with about the same sum of sizes for each process: the largest item first, each to the process that
+    has the least so far.
+
+    Args:
+        sizes: of each item.
+    """
+    if not is_joined():
+        return items
+    loads, mine = [0] * size(), []
+    for item, extent in sorted(zip(items, sizes, strict=True), key=lambda pair: -pair[1]):
+        least = loads.index(min(loads))
+        loads[least] += extent
+        if least == rank():
+            mine.append(item)
+    return mine
+
+
 def all_reduce(tensors: Sequence[torch.Tensor]) -> None:
     """Replace each tensor, in place, by its sum over the processes. Tensors of one number format go as one."""
     if not is_joined():

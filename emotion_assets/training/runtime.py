@@ -86,6 +86,13 @@ def choose_runtime(precision: str = "auto") -> Runtime:
     return Runtime(device, torch.float16, "the GPU has no bf16")
 
 
+def choose_processes() -> int:
+    """The number of processes that train one model best: one on a GPU; on a CPU with two cores or more two, each with
+    half of the cores, since many operations of a step are too small for a second thread."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 if choose_device().type == "cpu" and cores > 1 else 1
+
+
 def set_seed(seed: int) -> None:
     """Seed the random numbers of Python, numpy and torch."""
     random.seed(seed)
@@ -120,6 +127,11 @@ def describe_gpu() -> str | None:
         return None
     properties = torch.cuda.get_device_properties(0)
     return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB of memory"
+
+
+def torch_can_use_a_gpu() -> bool:
+    """Whether this torch was built for CUDA or ROCm, without looking for a GPU."""
+    return bool(torch.version.cuda or torch.version.hip)
 
 
 def has_apple_gpu() -> bool:

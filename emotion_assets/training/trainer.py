@@ -58,6 +58,7 @@ class TrainingTask:
         loss_of: the loss of some rows, given as indices below ``rows``.
         evaluate: the score to maximise, computed after each epoch. Without it the last weights are kept.
         checkpoint_activations: makes the module take less memory and more time, where one row alone does not fit.
+        lengths: of each row, in tokens; several processes share a step's tokens evenly.
     """
 
     name: str
@@ -66,6 +67,7 @@ class TrainingTask:
     loss_of: LossFunction
     evaluate: Callable[[], float] | None = None
     checkpoint_activations: Callable[[], None] | None = None
+    lengths: Sequence[int] | None = None
 
 
 @dataclass
@@ -340,7 +342,8 @@ class Trainer:
         Returns the summed loss and the number of targets of this process, ``[2]`` on the device, and that number.
         """
         sums, counted = torch.zeros(2, dtype=self.runtime.sum_dtype, device=self.runtime.device), 0.0
-        mine, size = distributed.shard(rows), self.history.rows_per_forward
+        lengths = [1 if self.task.lengths is None else self.task.lengths[row] for row in rows]
+        mine, size = distributed.shard_by_size(rows, lengths), self.history.rows_per_forward
         for start in range(0, len(mine), size):
             with self.runtime.autocast():
                 loss, targets = self.task.loss_of(mine[start : start + size])

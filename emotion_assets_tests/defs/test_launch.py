@@ -44,11 +44,11 @@ def _job(root: Path, epochs: int = 1) -> TrainingJob:
 
 
 def _materialize(
-    job: TrainingJob, instance: dg.DagsterInstance | None = None, retry: bool = False, devices: int = 1
+    job: TrainingJob, instance: dg.DagsterInstance | None = None, retry: bool = False, processes: int = 1
 ) -> dg.ExecuteInProcessResult:
     @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1) if retry else None)
     def model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        return dg.MaterializeResult(metadata={"measured": run_training(context, job, devices)})
+        return dg.MaterializeResult(metadata={"measured": run_training(context, job, processes)})
 
     return dg.materialize([model], raise_on_error=False, instance=instance)
 
@@ -82,7 +82,7 @@ def test_two_processes_train_together_and_only_the_first_speaks(tmp_path: Path) 
     )
     Path(together.target).mkdir()
     with dg.instance_for_test() as instance:
-        results = [_materialize(alone), _materialize(together, instance, devices=2)]
+        results = [_materialize(alone), _materialize(together, instance, processes=2)]
         assert all(result.success for result in results)
         lines = [entry.user_message for entry in instance.all_logs(results[1].run_id)]
     assert sum("tiny_model: step 6/6 (100%)" in line for line in lines) == 1
@@ -99,7 +99,7 @@ def test_two_processes_train_together_and_only_the_first_speaks(tmp_path: Path) 
 
 def test_a_users_error_of_several_processes_is_one_line_and_is_not_retried(tmp_path: Path) -> None:
     job = dataclasses.replace(_job(tmp_path), labels=["joy", "fear"])
-    result = _materialize(job, retry=True, devices=2)
+    result = _materialize(job, retry=True, processes=2)
     assert "materialise the tokens again" in _failure(result).user_failure_data.description
     assert not any(event.is_step_up_for_retry for event in result.all_events)
 
@@ -126,15 +126,15 @@ def test_a_killed_process_is_told_as_such(tmp_path: Path) -> None:
     assert "was killed, most likely because memory ran out" in data.user_failure_data.description
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_cancelled_run_ends_the_whole_group_within_seconds(tmp_path: Path, devices: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_cancelled_run_ends_the_whole_group_within_seconds(tmp_path: Path, processes: int) -> None:
     """Dagster cancels a run by an interrupt of the step's process; torchrun starts groups of its own."""
     job = _job(tmp_path, epochs=100_000)
     interrupted: list[float] = []
     seen: list[psutil.Process] = []
 
     def interrupt() -> None:
-        while len(_children()) < (1 if devices == 1 else 3):  # torchrun, and its two
+        while len(_children()) < (1 if processes == 1 else 3):  # torchrun, and its two
             time.sleep(0.05)
         time.sleep(2.0)
         seen.extend(_children())
@@ -143,7 +143,7 @@ def test_a_cancelled_run_ends_the_whole_group_within_seconds(tmp_path: Path, dev
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    result = _materialize(job, devices=devices)
+    result = _materialize(job, processes=processes)
     took = time.monotonic() - interrupted[0]
     thread.join()
     assert not result.success

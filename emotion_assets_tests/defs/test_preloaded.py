@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from emotion_assets.training.runtime import torch_can_use_a_gpu
 from emotion_assets_tests.conftest import PROJECT
 
 CODE = """
@@ -28,7 +31,8 @@ def built():
 config = sql.get_alembic_config(sqlite_event_log.__file__)
 with unittest.mock.patch("alembic.script.base.Script._from_path", side_effect=AssertionError):
     head = sql.ScriptDirectory.from_config(config).as_revision_number("head")
-print(json.dumps({"definitions": built(), "torch": "torch" in sys.modules, "head": head}))
+libraries = {name: name in sys.modules for name in ("torch", "transformers", "peft")}
+print(json.dumps({"definitions": built(), **libraries, "head": head, "threads": len(os.listdir("/proc/self/task"))}))
 """
 
 
@@ -41,11 +45,30 @@ def preload(tmp_path: Path, profile: str) -> Any:
     return json.loads(done.stdout)
 
 
+TORCH = ("torch", "transformers", "peft")
+
+
+def chosen(home: Path) -> Path:
+    """The home, with a champion."""
+    champion = home / "store" / "pointers" / "champion_model.json"
+    champion.parent.mkdir(parents=True)
+    champion.touch()
+    return home
+
+
 def test_a_step_inherits_the_definitions_and_the_list_of_migrations_and_no_torch(tmp_path: Path) -> None:
-    found = preload(tmp_path, "embedded")
+    found = preload(chosen(tmp_path), "embedded")
     assert found["head"]
-    assert found | {"head": ""} == {"definitions": "inherited", "torch": False, "head": ""}
+    assert found["definitions"] == "inherited"
+    assert not any(found[name] for name in TORCH)
     assert not (tmp_path / "emotion.duckdb").exists()
+
+
+@pytest.mark.skipif(torch_can_use_a_gpu(), reason="torch is built for a GPU here")
+def test_where_no_champion_was_chosen_yet_it_inherits_torch_too_and_no_thread_of_it(tmp_path: Path) -> None:
+    found = preload(tmp_path, "embedded")
+    assert all(found[name] for name in TORCH)
+    assert found["threads"] == preload(chosen(tmp_path), "embedded")["threads"]
 
 
 def test_where_the_definitions_cannot_be_built_the_step_says_so_itself(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_page_says_that_a_training_was_resumed(tmp_path: Path, monkeypatch: py
     from emotion_assets.training import resume
     from emotion_assets.training.trainer import Trainer
 
-    def train_here(context: Any, job: TrainingJob, devices: int) -> dict[str, Any]:
+    def train_here(context: Any, job: TrainingJob, processes: int) -> dict[str, Any]:
         return run_job(job, lambda line: None)
 
     def save_and_stop(self: Trainer[Any], state: resume.ResumeState) -> None:

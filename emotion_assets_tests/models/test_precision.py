@@ -14,6 +14,7 @@ import torch
 from emotion_assets.jobs.process import TrainingJob, run_job, stored_input
 from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer import precision
+from emotion_assets.training import distributed
 from emotion_assets.training.resume import ResumeState
 from emotion_assets.training.runtime import Runtime
 from emotion_assets_tests.worlds.tiny import LABELS, stored_case
@@ -40,6 +41,15 @@ def test_the_faster_format_is_chosen_and_both_times_are_said(
     runtime = _choose(monkeypatch, {torch.bfloat16: bf16, torch.float32: fp32})
     assert runtime.dtype == chosen
     assert runtime.why == f"no GPU; a step of 8 rows took {bf16:.2f} s in bf16, {fp32:.2f} s in fp32"
+
+
+def test_processes_that_train_together_choose_by_the_same_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This one found bf16 faster; the other one, by more, fp32."""
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda times: times.add_(torch.tensor([3.0, 1.0])))
+    runtime = _choose(monkeypatch, {torch.bfloat16: 1.0, torch.float32: 2.0})
+    assert (runtime.dtype, runtime.why[-27:]) == (torch.float32, "2.00 s in bf16, 1.50 s in fp32"[-27:])
 
 
 def test_what_the_profile_asks_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,7 @@ from emotion_assets.training.runtime import (
     DEVICE,
     Runtime,
     choose_device,
+    choose_processes,
     choose_runtime,
     describe_gpu,
     peak_memory_mb,
@@ -90,6 +92,15 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(SettingsError, match=said):
         choose_runtime()
+
+
+@pytest.mark.parametrize(("gpu", "cores", "processes"), [(False, 2, 2), (False, 1, 1), (False, 16, 2), (True, 16, 1)])
+def test_a_cpu_trains_in_two_processes_and_a_gpu_in_one(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, cores: int, processes: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert choose_processes() == processes
 
 
 @dataclass

@@ -195,6 +195,21 @@ def test_the_gradients_of_several_processes_are_summed_as_one_buffer(monkeypatch
     assert [gradient.unique().tolist() for gradient in gradients] == [[2.0], [4.0], [2.0]]
 
 
+def test_processes_share_a_steps_rows_with_about_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = list(range(100, 132))
+    lengths = torch.randint(3, 90, (32,), generator=torch.Generator().manual_seed(3)).tolist()
+    assert distributed.shard_by_size(rows, lengths) == rows, "one process has them all"
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    shards = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
+        shards.append(distributed.shard_by_size(rows, lengths))
+    assert sorted([*shards[0], *shards[1]]) == rows
+    tokens = [sum(lengths[row - 100] for row in shard) for shard in shards]
+    assert abs(tokens[0] - tokens[1]) <= min(lengths)
+
+
 def test_accumulation_weighs_targets_not_micro_batches() -> None:
     """Five micro-batches of unequal numbers of targets count target by target."""
     weight = torch.nn.Parameter(torch.zeros(1))

@@ -45,6 +45,10 @@ class TransformerModel(ModelSettings):
     )
 
     @property
+    def trains_few_weights(self) -> bool:
+        return self.method == "lora" and not self.lora.train_embeddings
+
+    @property
     def base_name(self) -> str:
         return self.base
 

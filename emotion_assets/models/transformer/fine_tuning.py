@@ -130,6 +130,7 @@ def _train(classifier: Classifier, model: TransformerModel, run: TrainingRun, ru
     def evaluate() -> float:
         return accuracy_of(classifier, validation_rows, validation_labels, runtime)
 
-    task = TrainingTask(run.name, classifier, len(rows), loss_of, evaluate, classifier.checkpoint_activations)
-    size = rows_per_forward(sizes, model, runtime, [len(row) for row in rows])
+    lengths = [len(row) for row in rows]
+    task = TrainingTask(run.name, classifier, len(rows), loss_of, evaluate, classifier.checkpoint_activations, lengths)
+    size = rows_per_forward(sizes, model, runtime, lengths)
     return Trainer(task, model.training, runtime, run.seed, size).fit(run.report, run.resume_state)

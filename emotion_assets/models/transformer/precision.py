@@ -30,10 +30,10 @@ def choose_measured_runtime(
     runtime = choose_runtime(precision)
     if precision != "auto" or runtime.device.type != "cpu" or parameters < LARGE_BASE or not cpu_has_bf16():
         return runtime
-    if distributed.is_joined():  # processes that measure could disagree
-        return Runtime(runtime.device, torch.bfloat16, "no GPU; the CPU multiplies bf16 matrices")
     formats = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    seconds = {name: _seconds(load_step(Runtime(runtime.device, dtype, ""))) for name, dtype in formats.items()}
+    times = torch.tensor([_seconds(load_step(Runtime(runtime.device, dtype, ""))) for dtype in formats.values()])
+    distributed.all_reduce([times])  # all processes choose by the same times
+    seconds = dict(zip(formats, (times / distributed.size()).tolist(), strict=True))
     fastest = min(seconds, key=seconds.__getitem__)
     measured = ", ".join(f"{spent:.2f} s in {name}" for name, spent in seconds.items())
     return Runtime(runtime.device, formats[fastest], f"no GPU; a step of {MEASURED_ROWS} rows took {measured}")
