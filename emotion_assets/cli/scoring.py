@@ -99,6 +99,7 @@ def score_source(
     from emotion_assets.ingest.sources import source_name_of
     from emotion_assets.scoring.engines.registry import make_engine
     from emotion_assets.scoring.parts import FileJob, score_file
+    from emotion_assets.scoring.progress import FileRows
     from emotion_assets.scoring.unstored import score_rows
     from emotion_assets.storage.store import fingerprint
 
@@ -114,10 +115,12 @@ def score_source(
 
     name = source_name_of(source, settings.inbox)
 
-    def read() -> Iterator[Accepted | Rejected]:
-        return read_feedback(source, feedback, name)
+    file = FileRows(count_rows(source))
 
-    with ShownProgress(count_rows(source)) as shown:
+    def read() -> Iterator[Accepted | Rejected]:
+        return file.counted(read_feedback(source, feedback, name, file.opened))
+
+    with ShownProgress(file) as shown:
         if output is None:
             size, reached = feedback.batch_size, shown.reached
             return score_rows(calibration, read(), engine, size, rejects=rejects, progress=reached), answers
@@ -126,7 +129,7 @@ def score_source(
 
 
 def count_rows(path: Path) -> int | None:
-    """How many rows a Parquet file says that it has; None for other forms, which tell when they are read."""
+    """How many rows a Parquet file says that it has; None for other forms."""
     import pyarrow.parquet as pq
 
     try:

@@ -14,11 +14,10 @@ from typing import Any, BinaryIO
 
 from emotion_assets.forms.form import Columns, Form, Record
 from emotion_assets.forms.jsonl import LENIENT, STRICT, JsonLines, check_object, renamer
-from emotion_assets.forms.lines import first_filled, numbered_lines
+from emotion_assets.forms.lines import READ_AHEAD_BYTES, first_filled, numbered_lines
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem
 from emotion_assets.settings.feedback import ReadingSettings
 
-_CHUNK_BYTES = 1 << 16
 _LONGEST_OBJECT = 16  # times max_row_bytes: a longer one is not looked for the end of
 
 
@@ -120,7 +119,7 @@ class _Objects:
         if len(self._text) - self._at > self._limit:
             return False
         try:
-            chunk = self._stream.read(_CHUNK_BYTES)
+            chunk = self._stream.read(READ_AHEAD_BYTES)
             text = self._bytes.decode(chunk, final=not chunk)
         except UnicodeDecodeError:
             raise Quarantine(

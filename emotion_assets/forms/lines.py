@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from emotion_assets.forms.problems import Quarantine, Reason
 
-_CHUNK_BYTES = 1 << 16
+READ_AHEAD_BYTES = 1 << 16  # read at a time, so at most so far ahead of a row
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -57,14 +57,14 @@ def numbered_lines(stream: BinaryIO, encoding: str, max_bytes: int) -> Iterator[
 def _utf8_chunks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
     codec = codecs.lookup(encoding).name
     if codec == "utf-8":
-        while chunk := stream.read(_CHUNK_BYTES):
+        while chunk := stream.read(READ_AHEAD_BYTES):
             yield chunk
         return
     # What cannot be decoded becomes lone surrogates, and those bytes that are not UTF-8: a problem of the row alone.
     errors = "surrogatepass" if codec.startswith(("utf-16", "utf-32")) else "surrogateescape"
     decoder = codecs.getincrementaldecoder(codec)(errors)
     try:
-        while chunk := stream.read(_CHUNK_BYTES):
+        while chunk := stream.read(READ_AHEAD_BYTES):
             if text := decoder.decode(chunk):
                 yield text.encode("utf-8", errors)
         if text := decoder.decode(b"", final=True):

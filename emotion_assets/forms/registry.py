@@ -13,7 +13,7 @@ import inspect
 import pkgutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import IO, BinaryIO
@@ -78,12 +78,18 @@ def inbox_suffixes() -> frozenset[str]:
 
 
 def read_records(
-    stream: BinaryIO, suffix: str, reading: ReadingSettings, columns: Columns
+    stream: BinaryIO,
+    suffix: str,
+    reading: ReadingSettings,
+    columns: Columns,
+    opened: Callable[[BinaryIO], None] = lambda plain: None,
 ) -> Iterator[Record | Rejected]:
     """Every row of a file in whatever form feedback may come in.
 
     Args:
         suffix: ending of the file's name, in lower case; of a compressed file the one before ``.gz``.
+        opened: is given a text file, unpacked, before its rows: its position then moves on with them, up to
+            ``READ_AHEAD_BYTES`` ahead. A binary form is read in another order, by another process.
 
     Raises:
         Quarantine, OSError: see ``Form.records``.
@@ -91,6 +97,8 @@ def read_records(
     with unpacked(stream, reading.max_unpacked_bytes) as plain:
         form, encoding = recognise(plain, suffix, reading, columns)
         plain.seek(0)
+        if not form.magic:
+            opened(plain)
         yield from form.records(plain, reading.model_copy(update={"encoding": encoding}), columns)
 
 

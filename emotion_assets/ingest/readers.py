@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from emotion_assets.forms.form import Record
 from emotion_assets.forms.problems import Quarantine, Reason, Rejected, RowProblem, summary
@@ -15,11 +15,16 @@ from emotion_assets.ingest.sources import DEFAULT, Source, make_source
 from emotion_assets.settings.feedback import FeedbackSettings
 
 
-def read_feedback(path: Path, settings: FeedbackSettings, source: str = DEFAULT) -> Iterator[Accepted | Rejected]:
+def read_feedback(
+    path: Path,
+    settings: FeedbackSettings,
+    source: str = DEFAULT,
+    opened: Callable[[BinaryIO], None] = lambda plain: None,
+) -> Iterator[Accepted | Rejected]:
     """Every row of a feedback file in the file's order, in bounded memory.
 
     Nothing is left out: each row comes as Accepted or as Rejected, and what is yielded depends on the file's bytes and
-    the source's settings alone. Blank lines are not rows.
+    the source's settings alone. Blank lines are not rows. ``opened`` is as of ``read_records``.
 
     Raises:
         Quarantine: the file as a whole cannot be read, or none of its objects has a text; this may come after rows,
@@ -32,7 +37,7 @@ def read_feedback(path: Path, settings: FeedbackSettings, source: str = DEFAULT)
     rows, wrapping = 0, ""
     try:
         with open_regular(path) as stream:
-            for row in read_records(stream, content_suffix(path), how.reading, how.columns):
+            for row in read_records(stream, content_suffix(path), how.reading, how.columns, opened):
                 rows += 1
                 if isinstance(row, Record):
                     if rows == 1:
