@@ -27,9 +27,12 @@ from emotion_assets.storage.store import StoredFolder, StoreError
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: install emotion_assets[ray]"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="Ray is not installed: install emotion_assets[ray]"
+    ),
+    pytest.mark.timeout(120),
+]
 
 ACTORS = 2
 SETTINGS = ScoringSettings(engine="ray", workers=ACTORS)

@@ -20,9 +20,12 @@ from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.scoring import RaySettings, ScoringSettings
 from emotion_assets.storage.workspace import Workspace
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: install emotion_assets[ray]"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="Ray is not installed: install emotion_assets[ray]"
+    ),
+    pytest.mark.timeout(120),
+]
 
 ONE = [make_block(["so happy"])]
 

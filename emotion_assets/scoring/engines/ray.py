@@ -42,8 +42,10 @@ LOOPBACK = "127.0.0.1"
 CORES_OF_AN_ACTOR = 1
 UNDER_WAY = 2  # parts of each actor: the one that it scores, and the next
 REACH_SECONDS = 5.0
+STALLED_SECONDS = 5.0  # without an answer, after which actors without a place are looked for
 OBJECT_STORE_BYTES = 512 * 2**20  # of a cluster made here; what does not fit goes to its folder on disk
 USE_LOCAL = "or set scoring.engine: local"
+TOKEN = "check that RAY_AUTH_TOKEN holds the cluster's token, and that it is Ray's port"
 
 
 class RayEngine(Engine):
@@ -94,6 +96,8 @@ def unpack(content: bytes) -> pa.RecordBatch:
 class _Actor:
     handle: Any
     under_way: int = 0
+    began: bool = False
+    """Whether it has answered; one that has not may still wait for a place in the cluster."""
 
 
 @dataclass(eq=False)
@@ -110,13 +114,13 @@ class _Pool:
 
     def __init__(self, ray: Any, calibration: Calibration, workers: int | None) -> None:
         self._ray, self._calibration = ray, calibration
-        cores, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
-        if not cores:
+        self._gpus = int(ray.cluster_resources().get("GPU", 0)) > 0
+        if not (room := self._room()):
             raise UserError(f"scoring.ray.address: the cluster has no cores; add a node to it, {USE_LOCAL}")
-        self._start = ray.remote(num_cpus=CORES_OF_AN_ACTOR, num_gpus=min(gpus, 1), max_restarts=0, max_task_retries=0)(
-            Worker
-        ).remote
-        self._actors = [_Actor(self._start(calibration)) for _ in range(workers or gpus or cores)]
+        self._start = ray.remote(
+            num_cpus=CORES_OF_AN_ACTOR, num_gpus=int(self._gpus), max_restarts=0, max_task_retries=0
+        )(Worker).remote
+        self._actors = [_Actor(self._start(calibration)) for _ in range(min(workers or room, room))]
         self._running: dict[Any, tuple[_Task, _Actor]] = {}
 
     def map(self, parts: Iterable[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
@@ -143,8 +147,11 @@ class _Pool:
     def _take(self, tasks: deque[_Task]) -> pa.RecordBatch:
         """The answers to the first part, which is taken off."""
         while (answers := tasks[0].answers) is None:
-            done, _ = self._ray.wait(list(self._running))
-            self._finish(done[0])
+            done, _ = self._ray.wait(list(self._running), timeout=STALLED_SECONDS)
+            if done:
+                self._finish(done[0])
+            else:
+                self._drop_surplus()
         tasks.popleft()
         return answers
 
@@ -154,6 +161,7 @@ class _Pool:
         actor.under_way -= 1
         try:
             task.answers = unpack(self._ray.get(result))
+            actor.began = True
         except errors.RayTaskError as error:  # of our own code in the actor
             raise error.cause from None
         except errors.RayError:  # the actor, its node or the answers are gone
@@ -170,6 +178,24 @@ class _Pool:
         """Another actor in the place of one that is lost, the first time that it is noticed."""
         if lost in self._actors:
             self._actors[self._actors.index(lost)] = _Actor(self._start(self._calibration))
+
+    def _drop_surplus(self) -> None:
+        """Where a node is gone for good, actors that replace its own would wait for ever: the others do their parts.
+
+        Ray takes up to half a minute to notice a lost node, so it is not known yet when they are started.
+        """
+        surplus = max(0, len(self._actors) - max(1, self._room()))
+        for actor in [one for one in self._actors if not one.began][:surplus]:
+            self._actors.remove(actor)
+            self._ray.kill(actor.handle)
+            for result in [one for one, (_, owner) in self._running.items() if owner is actor]:
+                self._send(self._running.pop(result)[0])
+
+    def _room(self) -> int:
+        """How many actors the cluster holds now, were it ours alone."""
+        resources = self._ray.cluster_resources()
+        cores = int(resources.get("CPU", 0)) // CORES_OF_AN_ACTOR
+        return min(cores, int(resources.get("GPU", 0))) if self._gpus else cores
 
 
 def _import_ray() -> Any:
@@ -204,12 +230,12 @@ def _connected(ray: Any, settings: RaySettings, workers: int | None) -> Iterator
             folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
             with folder as path, _on_loopback(ray), _shutting_down(ray):
                 _set_token()
-                _init(ray, "a cluster on this machine", **_local_options(settings, workers, path))
+                _init(ray, "a cluster on this machine", "put that right", **_local_options(settings, workers, path))
                 yield
         else:
             _require_reachable(settings.address)
             with _shutting_down(ray):
-                _init(ray, settings.address, address=settings.address)
+                _init(ray, settings.address, TOKEN, address=settings.address)
                 yield
 
 
@@ -225,12 +251,12 @@ def _local_options(settings: RaySettings, workers: int | None, folder: str) -> d
     }
 
 
-def _init(ray: Any, where: str, **options: Any) -> None:
+def _init(ray: Any, where: str, fix: str, **options: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"scoring.ray: {where}: Ray cannot connect ({first}); put that right, {USE_LOCAL}") from None
+        raise UserError(f"scoring.ray: {where}: Ray cannot connect ({first}); {fix}, {USE_LOCAL}") from None
 
 
 def _require_reachable(address: str) -> None:
