@@ -64,7 +64,8 @@ class FileRows:
                 if passed > 0:
                     self.total = round(read * os.fstat(self._stream.fileno()).st_size / passed)
             yield row
-        self.total, self.exact = read, True
+        if self.total is not None:  # else nobody has been told of a total
+            self.total, self.exact = read, True
 
 
 def describe_rate(done: int, total: int | None, fresh: int, seconds: float, exact: bool = True) -> str:
