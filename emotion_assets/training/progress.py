@@ -54,6 +54,7 @@ class TrainingHistory:
         rows_per_forward: rows of one forward pass.
         resumed_at_step: optimizer steps already done when the training was last resumed; 0 if it never was.
         checkpointed: whether activations are computed again in the backward pass, because memory ran out.
+        memory_ran_out: whether it ever did.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -65,6 +66,7 @@ class TrainingHistory:
     rows_per_forward: int = 0
     resumed_at_step: int = 0
     checkpointed: bool = False
+    memory_ran_out: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -29,6 +29,7 @@ from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Training
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.training import distributed
+from emotion_assets.training.cuda_graphs import PassGraphs, StaticPasses
 from emotion_assets.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from emotion_assets.training.progress import Progress, Report, TrainingHistory
 from emotion_assets.training.resume import ResumeState
@@ -37,6 +38,7 @@ from emotion_assets.training.transfer import HostCopy
 
 REPORT_SECONDS = 5.0
 SMALLEST_LOSS_SCALE = 2.0**-10
+MEMORY_RAN_OUT = "memory ran out"
 
 LossFunction = Callable[[Sequence[int]], tuple[torch.Tensor, float]]
 """Row indices -> the loss summed over these rows' targets (a scalar) and the number, or summed weight, of those
@@ -59,6 +61,7 @@ class TrainingTask:
         evaluate: the score to maximise, computed after each epoch. Without it the last weights are kept.
         checkpoint_activations: makes the module take less memory and more time, where one row alone does not fit.
         lengths: of each row, in tokens; several processes share a step's tokens evenly.
+        static_passes: the same losses in a form that a CUDA graph can repeat, or why there is none.
     """
 
     name: str
@@ -68,6 +71,7 @@ class TrainingTask:
     evaluate: Callable[[], float] | None = None
     checkpoint_activations: Callable[[], None] | None = None
     lengths: Sequence[int] | None = None
+    static_passes: StaticPasses | str = "not made for this network"
 
 
 @dataclass
@@ -121,6 +125,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.parameters, training)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.needs_loss_scaling)
         self.history = TrainingHistory(rows_per_forward=rows_per_forward or training.batch_size)
+        passes = "several processes" if distributed.is_joined() else task.static_passes
+        self.graphs = PassGraphs(passes, self.parameters, self._add_gradients)
         self.position = Position()
         self.kept_weights: list[torch.Tensor] = []  # of the best epoch so far, with keep: best
         self._unread: deque[tuple[int, HostCopy]] = deque()  # number and figures of the steps that were not read yet
@@ -178,7 +184,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
         self.scaler.step(self.optimizer)  # does nothing where the gradient of a scaled loss is not finite
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=bool(self.graphs.problem))  # graphs add to the tensors that are there
         figures = [sums, norm.to(sums.dtype).view(1)] + ([] if scale is None else [scale.to(sums.dtype).view(1)])
         self._unread.append((self.position.step + 1, HostCopy(torch.cat(figures))))
         self.position.step += 1
@@ -239,6 +245,8 @@ class Trainer:
         ]
         self.history, self.position = TrainingHistory(**facts["fitted"]), Position(**facts["at"])
         self.history.resumed_at_step = self.position.step
+        if self.history.memory_ran_out:
+            self.graphs.give_up(MEMORY_RAN_OUT)
         if self.history.checkpointed and self.task.checkpoint_activations is not None:
             self.task.checkpoint_activations()
         self._reported = time.monotonic()
@@ -319,14 +327,18 @@ class Trainer:
     def _gradients_that_fit(self, rows: Sequence[int]) -> tuple[torch.Tensor, float] | None:
         """``_gradients``; None where memory ran out and the next attempt takes less.
 
-        First come fewer rows in a forward pass, down to one, then activations that are computed again. What filled the
-        memory is freed only when this has returned: the exception's traceback holds on to it.
+        First come passes without graphs, then fewer rows in a forward pass, down to one, then activations that are
+        computed again. What filled the memory is freed only when this has returned: the exception's traceback holds on
+        to it.
         """
         history, task = self.history, self.task
         try:
             return self._gradients(rows)
         except torch.OutOfMemoryError:
-            if history.rows_per_forward > 1:
+            history.memory_ran_out = True
+            if not self.graphs.problem:
+                self.graphs.give_up(MEMORY_RAN_OUT)
+            elif history.rows_per_forward > 1:
                 smaller = self.training.batch_size
                 history.rows_per_forward = min(smaller, (history.rows_per_forward + 1) // 2)
             elif task.checkpoint_activations is not None and not history.checkpointed:
@@ -345,13 +357,30 @@ class Trainer:
         lengths = [1 if self.task.lengths is None else self.task.lengths[row] for row in rows]
         mine, size = distributed.shard_by_size(rows, lengths), self.history.rows_per_forward
         for start in range(0, len(mine), size):
-            with self.runtime.autocast():
-                loss, targets = self.task.loss_of(mine[start : start + size])
-            self.scaler.scale(loss / len(rows)).backward()
-            sums[0] += loss.detach()
+            loss, targets = self._pass(mine[start : start + size], len(rows))
+            sums[0] += loss
             sums[1] += targets
             counted += targets
         return sums, counted
+
+    def _pass(self, rows: Sequence[int], divisor: int) -> tuple[torch.Tensor, float]:
+        """One forward and backward pass; the summed loss and the number of targets."""
+        if not self.graphs.problem:
+            return self.graphs.run(rows, divisor)
+        targets = 0.0
+
+        def loss_of() -> torch.Tensor:
+            nonlocal targets
+            loss, targets = self.task.loss_of(rows)
+            return loss
+
+        return self._add_gradients(loss_of, divisor), targets
+
+    def _add_gradients(self, loss_of: Callable[[], torch.Tensor], divisor: int) -> torch.Tensor:
+        with self.runtime.autocast():
+            loss = loss_of()
+        self.scaler.scale(loss / divisor).backward()
+        return loss.detach()
 
 
 def _seed_of_step(seed: int, step: int) -> int:

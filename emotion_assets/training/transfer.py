@@ -7,7 +7,7 @@ https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,27 @@ def to_device(value: T, device: torch.device) -> T:
     else:
         moved = [tensor.to(device) for tensor in tensors]
     return _rebuilt(value, iter(moved))  # type: ignore[no-any-return]
+
+
+class StaticCopy:
+    """A value on a GPU that stays where it is: ``refill`` writes another one of the same outline over it."""
+
+    def __init__(self, value: Any, device: torch.device) -> None:
+        tensors = list(_tensors_in(value))
+        self._buffer = _gather(tensors).to(device, non_blocking=True)
+        self.value = _rebuilt(value, iter(_views(self._buffer, tensors)))
+
+    def refill(self, value: Any) -> None:
+        """One transfer, that the host does not wait for."""
+        self._buffer.copy_(_gather(list(_tensors_in(value))), non_blocking=True)
+
+
+def outline(value: Any) -> Hashable:
+    """What two values have in common if they differ in the numbers in their tensors alone."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape)
+    parts = _parts_of(value)
+    return (type(value), tuple((key, outline(part)) for key, part in parts.items())) if parts else repr(value)
 
 
 def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -57,18 +78,28 @@ def _rebuilt(value: Any, moved: Iterator[torch.Tensor]) -> Any:
 
 
 def _move_together(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    starts, end = [], 0
-    for tensor in tensors:
-        starts.append(end)
-        end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-    buffer = torch.empty(end, dtype=torch.uint8, pin_memory=True)
-    for tensor, start in zip(tensors, starts, strict=True):
-        buffer[start : start + tensor.nbytes].view(tensor.dtype).copy_(tensor.reshape(-1))
-    there = buffer.to(device, non_blocking=device.type == "cuda")  # from memory that is pinned
-    return [
-        there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        for tensor, start in zip(tensors, starts, strict=True)
-    ]
+    return _views(_gather(tensors).to(device, non_blocking=True), tensors)
+
+
+def _gather(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The bytes of tensors one after the other, in pinned memory."""
+    buffer = torch.empty(sum(map(_aligned_bytes, tensors)), dtype=torch.uint8, pin_memory=True)
+    for view, tensor in zip(_views(buffer, tensors), tensors, strict=True):
+        view.copy_(tensor)
+    return buffer
+
+
+def _views(buffer: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors whose bytes ``_gather`` has put into ``buffer``."""
+    views, start = [], 0
+    for tensor in like:
+        views.append(buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+        start += _aligned_bytes(tensor)
+    return views
+
+
+def _aligned_bytes(tensor: torch.Tensor) -> int:
+    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 class HostCopy:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils._device import _device_constructors
 
-from emotion_assets_tests.fake_cuda import kernels, tensors
+from emotion_assets_tests.fake_cuda import graphs, kernels, tensors
 from emotion_assets_tests.fake_cuda.tensors import FakeCudaTensor, OnDevice, is_device, synchronize
 
 GIB = 2**30
@@ -73,6 +73,7 @@ def install() -> None:
     for name, answer in answers.items():
         setattr(cuda, name, lambda *_, answer=answer, **__: answer)
     cuda.synchronize = lambda *_: synchronize()
+    graphs.install(cuda)
     cuda.Event = Event
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     _device_constructors()  # remembers torch.tensor as it is, for `with torch.device(...)`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ from torch.nn.attention import varlen
 
 from emotion_assets.jobs.process import TrainingJob, run_job
 from emotion_assets.models.registry import load_scorer
-from emotion_assets.models.transformer import attention
+from emotion_assets.models.transformer import attention, fine_tuning
 from emotion_assets.models.transformer.checkpoints import load_backbone
 from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
 from emotion_assets.storage.store import Store
-from emotion_assets.training import resume, trainer
+from emotion_assets.training import cuda_graphs, resume, trainer
 from emotion_assets.training.runtime import choose_runtime
 from emotion_assets.training.trainer import Trainer
 from emotion_assets_tests.fake_cuda import device, kernels, tensors
+from emotion_assets_tests.fake_cuda.graphs import CUDAGraph
 from emotion_assets_tests.fake_cuda.llama8b import step_of_8b
 
 __all__ = ["load", "mix", "move", "score", "step_of_8b", "train", "train_cut_off"]
 
-COUNTED_STEP = 3
 trainer.REPORT_SECONDS = 1e9  # the loss curve has its points at the same steps, however slow the machine is
 attention.scaled_dot_product_attention = kernels.sdpa  # type: ignore[attr-defined]
 attention.importlib = types.SimpleNamespace(import_module=device.import_module)  # type: ignore[attr-defined]
@@ -45,10 +45,26 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, kept)
 
 
-def train(job: str, fits: int | None = None, groups: bool = True, spoilt_step: int = 0) -> dict[str, Any]:
-    """Run a training job; what was measured, and what the device was asked for in the third step.
+def train(
+    job: str,
+    fits: int | None = None,
+    groups: bool = True,
+    spoilt_step: int = 0,
+    graphs: bool = True,
+    counted_step: int = 3,
+    fault: str = "",
+    rows_per_pass: int = 0,
+    first_recorded: int = 0,
+    full_from: int = 0,
+) -> dict[str, Any]:
+    """Run a training job; what was measured, and what the device was asked for in one step.
 
     Args:
+        graphs: whether passes may be recorded.
+        fault: what goes wrong with graphs, a key of ``FAULTS``.
+        rows_per_pass: rows of a forward pass; 0: as many as fit.
+        first_recorded: which pass of a shape is recorded; 0: the project's.
+        full_from: the step from which on the memory is only as large as ``fits`` says.
         spoilt_step: the step of which the loss is not a number; 0: none.
         fits: rows of a forward pass that the memory is large enough for; 0: not for one, unless its activations are
             computed again.
@@ -56,32 +72,75 @@ def train(job: str, fits: int | None = None, groups: bool = True, spoilt_step: i
     """
     counted: list[tensors.Activity] = []
     at = [0]  # the step that runs
-    original_step, original_loss = Trainer.step, Classifier.loss
+    original_step, original_pass = Trainer.step, Trainer._pass
 
     def step(this: Trainer, rows: Sequence[int]) -> None:
         at[0] = this.position.step + 1
-        if at[0] != COUNTED_STEP:
+        if at[0] != counted_step:
             return original_step(this, rows)
         with tensors.counting() as activity:
             counted.append(activity)
             return original_step(this, rows)
 
-    def loss(classifier: Classifier, rows: Sequence[Sequence[int]], *rest: Any) -> tuple[torch.Tensor, int]:
-        checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in classifier.modules())
-        if fits is not None and len(rows) > (1 if checkpointed else fits):
+    def one_pass(this: Trainer, rows: Sequence[int], divisor: int) -> tuple[torch.Tensor, float]:
+        checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in this.task.module.modules())
+        if fits is not None and at[0] >= full_from and len(rows) > (1 if checkpointed else fits):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        found, targets = original_loss(classifier, rows, *rest)
-        return (found * float("nan") if at[0] == spoilt_step else found), targets
+        loss, targets = original_pass(this, rows, divisor)
+        return (loss * float("nan") if at[0] == spoilt_step else loss), targets
 
     with (
         _replaced(Trainer, "step", step),
-        _replaced(Classifier, "loss", loss),
+        _replaced(Trainer, "_pass", one_pass),
+        _replaced(
+            Classifier, "why_shapes_differ", Classifier.why_shapes_differ if graphs else lambda _: "not asked for"
+        ),
+        _replaced(cuda_graphs, "EAGER_PASSES", first_recorded or cuda_graphs.EAGER_PASSES),
+        _replaced(fine_tuning, "rows_per_forward", lambda *_: rows_per_pass) if rows_per_pass else nullcontext(),
+        FAULTS[fault](),
         _replaced(varlen, "varlen_attn", varlen.varlen_attn if groups else _varlen_without_groups),
     ):
         measured = run_job(TrainingJob.from_json(job), lambda line: None)
     activity = counted[0] if counted else tensors.Activity()
     return measured | {name: dict(count) for name, count in vars(activity).items()}
 
+
+def _refuses_to_record() -> Any:
+    """A kernel that makes the host wait, as no recording allows."""
+
+    def loss(classifier: Classifier, *inputs: Any) -> torch.Tensor:
+        found = original(classifier, *inputs)
+        found.item()
+        return found
+
+    original = Classifier.loss_of_packed
+    return _replaced(Classifier, "loss_of_packed", loss)
+
+
+def _repeats_a_wrong_gradient() -> Any:
+    def replay(graph: Any) -> None:
+        original(graph)
+        graph.operations[-1]()  # the last gradient is added twice
+
+    original = CUDAGraph.replay
+    return _replaced(CUDAGraph, "replay", replay)
+
+
+def _has_no_memory_to_record() -> Any:
+    @contextmanager
+    def graph(*_: Any, **__: Any) -> Iterator[None]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        yield
+
+    return _replaced(torch.cuda, "graph", graph)
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "": nullcontext,
+    "refuses to record": _refuses_to_record,
+    "wrong gradient": _repeats_a_wrong_gradient,
+    "no memory": _has_no_memory_to_record,
+}
 
 _varlen_attn = varlen.varlen_attn
 

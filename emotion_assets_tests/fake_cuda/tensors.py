@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from emotion_assets_tests.fake_cuda import kernels
+from emotion_assets_tests.fake_cuda import graphs, kernels
 
 DEVICE = torch.device("cuda", 0)
 NO_KERNEL = frozenset(  # operations that launch nothing: views and allocations
@@ -92,7 +92,14 @@ def finish_transfers() -> None:
         host.copy_(values)
 
 
+def count_kernel(name: str) -> None:
+    for activity in _counting:
+        activity.kernels[name] += 1
+
+
 def _note(attribute: str, kind: str) -> None:
+    if graphs.recording is not None:
+        raise RuntimeError(graphs.REFUSED)
     for activity in _counting:
         getattr(activity, attribute)[f"{kind} at {_caller()}"] += 1
 
@@ -193,16 +200,22 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         synchronize(name)
     if name not in NO_KERNEL:
         in_order = " in a fixed order" if torch.are_deterministic_algorithms_enabled() else ""
-        for activity in _counting:
-            activity.kernels[name + in_order] += 1
+        count_kernel(name + in_order)
     raw_args, raw_kwargs = tree_map(_raw, args), tree_map(_raw, kwargs)
     with torch.no_grad():
         full = f"{func.namespace}.{name}"
         compute = kernels.EMULATED.get(f"{full}.{func._overloadname}") or kernels.EMULATED.get(full) or func
-        out = compute(*raw_args, **raw_kwargs)
+        out = _execute(func, compute, raw_args, raw_kwargs)
     if func._schema.is_mutable:
         return _what_was_changed(func, args, kwargs, out)
     return tree_map(_wrap, out)
+
+
+def _execute(func: Any, compute: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Compute on the memory behind the tensors, and record it where a graph is being recorded."""
+    if graphs.recording is not None:
+        return graphs.recording.execute(func, compute, args, kwargs)
+    return compute(*args, **kwargs)
 
 
 def _what_was_changed(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
@@ -250,7 +263,8 @@ def _to_copy(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     (tensor,) = args
     device, non_blocking = kwargs.get("device"), kwargs.get("non_blocking", False)
     fake = isinstance(tensor, FakeCudaTensor)
-    out = func(_raw(tensor), **kwargs | {"device": torch.device("cpu"), "pin_memory": None, "non_blocking": False})
+    there = kwargs | {"device": torch.device("cpu"), "pin_memory": None, "non_blocking": False}
+    out = _execute(func, func, (_raw(tensor),), there)
     if fake and device is not None and not is_device(device):
         if non_blocking:
             return _send_to_host(out, torch.empty_like(out))
@@ -260,8 +274,7 @@ def _to_copy(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _to_device(tensor, non_blocking)
         return FakeCudaTensor(out)
     if fake:
-        for activity in _counting:
-            activity.kernels["_to_copy"] += 1
+        count_kernel("_to_copy")
         return FakeCudaTensor(out)
     return out
 
@@ -278,9 +291,8 @@ def _copy_(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     elif fake_target and isinstance(source, torch.Tensor) and not fake_source and source.dim() > 0:
         _to_device(source, non_blocking)
     elif fake_target:
-        for activity in _counting:
-            activity.kernels["copy_"] += 1
-    func(_raw(target), _raw(source))
+        count_kernel("copy_")
+    _execute(func, func, (_raw(target), _raw(source)), {})
     return target
 
 

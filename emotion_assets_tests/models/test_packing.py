@@ -23,6 +23,7 @@ from emotion_assets.models.transformer.attention import (
 )
 from emotion_assets.models.transformer.batches import common_prefix, make_batch
 from emotion_assets.models.transformer.checkpoints import load_backbone
+from emotion_assets.training.transfer import outline
 from emotion_assets_tests.worlds.tiny import (
     ANSWERS,
     CPU,
@@ -195,6 +196,53 @@ def test_the_last_token_of_an_answer_passes_no_layer(tmp_path: Path, monkeypatch
     tokens = sum(map(len, prompts)) - 3 * common_prefix(prompts)
     assert targets == sum(len(ANSWERS[label]) for label in labels.tolist())
     assert read == [tokens + targets - len(prompts)]
+
+
+@pytest.mark.parametrize("prefix", [None, PREFIX], ids=["no shared beginning", "shared beginning"])
+@pytest.mark.parametrize(("objective", "consistency"), [("head", 0.0), ("head", 1.0), ("instruction", 0.0)])
+def test_a_bucket_gives_the_loss_and_the_gradients_of_its_rows(
+    tmp_path: Path, objective: str, consistency: float, prefix: list[int] | None
+) -> None:
+    classifier = classifier_of(base_folder(tmp_path / "base"), objective).eval()
+    labels, results = torch.tensor([0, 1, 2, 2, 1]), []
+    for bucket in (0, 64):
+        batch, targets = classifier.pack_for_loss(rows_of(5, prefix=prefix), labels, consistency, bucket)
+        loss = classifier.loss_of_packed(batch, consistency=consistency)
+        classifier.zero_grad()
+        loss.backward()
+        gradients = {name: p.grad for name, p in classifier.named_parameters() if p.grad is not None}
+        results.append((batch.inputs["input_ids"].numel(), targets, loss, gradients))
+    (tokens, targets, loss, gradients), (in_bucket, same_targets, same_loss, same_gradients) = results
+    assert in_bucket % 64 == 0 and 0 < in_bucket - tokens <= 64
+    assert same_targets == targets and gradients
+    torch.testing.assert_close(same_loss, loss)
+    torch.testing.assert_close(same_gradients, gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["head", "instruction"])
+def test_batches_in_a_bucket_differ_in_the_numbers_in_tensors_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """Rows of other lengths, with answers of other lengths."""
+    classifier = classifier_of(base_folder(tmp_path / "base"), objective)
+    kernel = Backend("varlen", "", lambda *_: torch.zeros(()), supports_dropout=False)
+    monkeypatch.setattr(classifier, "backend", kernel)
+    assert classifier.why_shapes_differ() == ""
+    outlines, tokens = [], []
+    for seed, labels in ((1, [0, 0, 0, 0]), (2, [0, 1, 2, 1])):
+        for bucket in (0, 64):
+            rows = rows_of(4, prefix=PREFIX, seed=seed)
+            batch, _ = classifier.pack_for_loss(rows, torch.tensor(labels), bucket=bucket)
+            outlines.append(outline(batch))
+            tokens.append(sum(map(len, rows)))
+    assert tokens[0] != tokens[2] and outlines[0] != outlines[2]
+    assert outlines[1] == outlines[3]
+
+
+def test_what_keeps_batches_from_having_few_shapes_is_said(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    assert "lengths on the host" in classifier_of(folder, pooling="mean").why_shapes_differ()
+    assert "padded to the longest row (sdpa)" in classifier_of(folder, pooling="last").why_shapes_differ()
 
 
 def test_consistency_is_r_drop(tmp_path: Path) -> None:

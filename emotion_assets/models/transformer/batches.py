@@ -7,7 +7,7 @@ to which (``layout``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,14 @@ from emotion_assets.models.transformer.layout import Layout
 from emotion_assets.training.transfer import to_device
 
 SHORTEST_PREFIX = 4  # tokens; a shorter common prefix is not worth a segment of its own
+BUCKET = 64  # tokens; the number of a batch's tokens where few different shapes are wanted is a multiple of it
+SHORTEST_BOUND = 128  # tokens; what a kernel is told of the longest row in a bucket is a power of two from here on
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows packed for a backbone: the prefix that all rows share (once), the rest of each row, then the branches.
+    """Rows packed for a backbone: the prefix that all rows share (once), in a bucket its filler, the rest of each row,
+    then the branches.
 
     Attributes:
         inputs: ``input_ids`` and ``position_ids`` ``[1, T]``, positions counted from each row's first token, and no
@@ -77,6 +80,7 @@ def pack_rows(
     prefix: int = 0,
     branches: Sequence[tuple[int, Sequence[int]]] = (),
     padded: bool = True,
+    bucket: int = 0,
 ) -> Batch:
     """Pack rows into one sequence, on the host.
 
@@ -86,34 +90,51 @@ def pack_rows(
         prefix: how many tokens at the beginning are the same in all rows; they are put in once.
         branches: pairs of a row's index and tokens that follow that row. No other segment attends to a branch.
         padded: whether an attention backend will read padded blocks of the layout.
+        bucket: make the number of tokens a multiple of this, so that few different shapes come up. The 1 to ``bucket``
+            tokens of filler are a segment of their own, which no other one attends to. 0: without filler.
     """
     segments: list[Sequence[int]] = [rows[0][:prefix]] if prefix else []
     parents = [-1] * len(segments)
     positions = [torch.arange(first_position, first_position + prefix)] if prefix else []
+    if bucket:
+        tokens = prefix + sum(len(row) - prefix for row in rows) + sum(len(tokens) for _, tokens in branches)
+        missing = bucket - tokens % bucket
+        segments.append([rows[0][0]] * missing)
+        parents.append(-1)
+        positions.append(torch.full((missing,), first_position))
+    first = len(segments)
+    end = first + len(rows)
     for row in rows:
         segments.append(row[prefix:])
         parents.append(0 if prefix else -1)
         positions.append(torch.arange(first_position + prefix, first_position + len(row)))
     for owner, tokens in branches:
         segments.append(tokens)
-        parents.append(owner + (1 if prefix else 0))
+        parents.append(owner + first)
         begin = first_position + len(rows[owner])
         positions.append(torch.arange(begin, begin + len(tokens)))
     lengths = [len(segment) for segment in segments]
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
-    first, end = (1 if prefix else 0), (1 if prefix else 0) + len(rows)
+    layout = Layout.of(lengths, parents, causal, torch.device("cpu"), padded)
+    if bucket:
+        layout = replace(layout, longest=_bound(layout.longest), longest_query=_bound(layout.longest_query))
     ids = torch.tensor([token for segment in segments for token in segment])
     return Batch(
         inputs={"input_ids": ids[None], "position_ids": torch.cat(positions)[None], "attention_mask": None},
-        layout=Layout.of(lengths, parents, causal, torch.device("cpu"), padded),
+        layout=layout,
         prefix=prefix,
         starts=starts[first:end],
         lengths=lengths[first:end],
         branch_starts=starts[end:-1],
         extents=torch.tensor([starts[first:end], lengths[first:end]]),
     )
+
+
+def _bound(longest: int) -> int:
+    """The smallest power of two from ``SHORTEST_BOUND`` on that is not below ``longest``."""
+    return max(SHORTEST_BOUND, 1 << (longest - 1).bit_length())
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

@@ -26,6 +26,7 @@ from emotion_assets.training.transfer import to_device
 
 CAUSAL_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 ENCODER_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+IGNORED = -100  # a target that torch's cross entropy leaves out
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions begin at pad_token_id + 1
 
 
@@ -102,10 +103,12 @@ class Classifier(nn.Module):
 
     def _pack(self, rows: Sequence[Sequence[int]], **options: Any) -> Batch:
         """Rows as one sequence on the host, with the padded blocks that the attention backend reads, if any."""
+        return pack_rows(rows, self.causal, self.first_position, padded=self._reads_padded(), **options)
+
+    def _reads_padded(self) -> bool:
         config: Any = self.backbone.config
         dropout = getattr(config, "attention_dropout", getattr(config, "attention_probs_dropout_prob", 0.0))
-        padded = self.backend.reads_padded(dropout or 0.0)
-        return pack_rows(rows, self.causal, self.first_position, padded=padded, **options)
+        return self.backend.reads_padded(dropout or 0.0)
 
     def _head_log_probabilities(self, batch: Batch) -> torch.Tensor:
         hidden = self.hidden(batch) if self.training else self.hidden(batch).float()  # sums do not depend on padding
@@ -131,21 +134,52 @@ class Classifier(nn.Module):
         (KL(p, q) + KL(q, p)) / 2 (R-Drop, Liang et al. 2021). ``instruction``: cross entropy of the right answer's
         tokens, as in supervised fine-tuning; the wrong answers take no part.
         """
-        device = next(self.parameters()).device
+        batch, targets = self.pack_for_loss(rows, labels, consistency)
+        batch = to_device(batch, next(self.parameters()).device)
+        return self.loss_of_packed(batch, smoothing, consistency, weights), targets
+
+    def pack_for_loss(
+        self, rows: Sequence[Sequence[int]], labels: torch.Tensor, consistency: float = 0.0, bucket: int = 0
+    ) -> tuple[Batch, int]:
+        """What ``loss_of_packed`` takes, on the host, and the number of targets.
+
+        With a ``bucket`` (see ``pack_rows``) all that differs between batches of a shape is in tensors.
+        """
         if self.head is None:
-            return self._answer_loss(rows, labels, device)
-        twice = bool(consistency)
-        batch = self._pack([*rows, *rows] if twice else rows)
-        batch = to_device(replace(batch, extra={"labels": labels.repeat(2) if twice else labels}), device)
-        scores, targets = self._head_log_probabilities(batch), batch.extra["labels"]
+            batch, targets = self._pack_answers(rows, labels, bucket)
+        else:
+            twice = bool(consistency)
+            batch, targets = self._pack([*rows, *rows] if twice else rows, bucket=bucket), len(rows)
+            batch = replace(batch, extra={"labels": labels.repeat(2) if twice else labels})
+        return (replace(batch, starts=[], lengths=[], branch_starts=[]) if bucket else batch), targets
+
+    def loss_of_packed(
+        self, batch: Batch, smoothing: float = 0.0, consistency: float = 0.0, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``loss`` of what ``pack_for_loss`` gave, now on the device. Nothing of it is computed on the host."""
+        targets = batch.extra["targets" if self.head is None else "labels"]
+        if self.head is None:
+            hidden = self.hidden(batch).squeeze(0).index_select(0, batch.extra["predicting"])
+            return nn.functional.cross_entropy(self._logits(hidden), targets, reduction="sum")
+        scores = self._head_log_probabilities(batch)
         loss = summed_cross_entropy(scores, targets, smoothing, weights)
-        if not twice:
-            return loss, len(rows)
+        if not consistency:
+            return loss
         p, q = scores.chunk(2)
         divergence = ((p.exp() - q.exp()) * (p - q)).sum(1)
         if weights is not None:
-            divergence = divergence * weights[targets[: len(rows)]]
-        return loss / 2 + consistency * divergence.sum() / 2, len(rows)
+            divergence = divergence * weights[targets[: len(p)]]
+        return loss / 2 + consistency * divergence.sum() / 2
+
+    def why_shapes_differ(self) -> str:
+        """Why batches in a bucket would still differ in more than the numbers in tensors; empty if they do not."""
+        if self.head is not None and self.config.pooling not in ("first", "last"):
+            return f"pooling {self.config.pooling} reads the rows' lengths on the host"
+        if self._reads_padded():
+            return f"attention reads blocks padded to the longest row ({self.backend.name})"
+        if getattr(self.backbone.config, "sliding_window", None):
+            return "the base attends to a window of tokens"
+        return ""
 
     def checkpoint_activations(self) -> None:
         """From here on keep of each layer its input alone, and compute the rest again in the backward pass.
@@ -189,22 +223,22 @@ class Classifier(nn.Module):
             weights = self._lm_head.weight[tokens].float()
             return (weights @ hidden.float().unsqueeze(-1)).squeeze(-1)
 
-    def _answer_loss(
-        self, prompts: Sequence[Sequence[int]], labels: torch.Tensor, device: torch.device
-    ) -> tuple[torch.Tensor, int]:
+    def _pack_answers(self, prompts: Sequence[Sequence[int]], labels: torch.Tensor, bucket: int) -> tuple[Batch, int]:
+        """Prompts with their right answers; in a bucket each answer has as many targets as the longest label's."""
         answers = [self.config.answers[label] for label in labels.tolist()]
         rows = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-        batch = self._pack(rows, prefix=common_prefix(prompts))
+        batch = self._pack(rows, prefix=common_prefix(prompts), bucket=bucket)
         predicting: list[int] = []  # indices of the tokens whose next token belongs to an answer
         for start, prompt, answer in zip(batch.starts, prompts, answers, strict=True):
             first = start + len(prompt) - batch.prefix - 1
             predicting += range(first, first + len(answer))
         targets = [token for answer in answers for token in answer]
-        extra = {"predicting": torch.tensor(predicting), "targets": torch.tensor(targets)}
-        batch = to_device(replace(batch, extra=extra), device)
-        hidden = self.hidden(batch).squeeze(0).index_select(0, batch.extra["predicting"])
-        loss = nn.functional.cross_entropy(self._logits(hidden), batch.extra["targets"], reduction="sum")
-        return loss, len(targets)
+        missing = len(answers) * max(map(len, self.config.answers)) - len(targets) if bucket else 0
+        extra = {
+            "predicting": torch.tensor(predicting + [batch.prefix] * missing),  # of the filler
+            "targets": torch.tensor(targets + [IGNORED] * missing),
+        }
+        return replace(batch, extra=extra), len(targets)
 
     def _answer_scores(self, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
         """Summed log-probability of each label's tokens after each prompt, ``[prompts, labels]``, but for a constant

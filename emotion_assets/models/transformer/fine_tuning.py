@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from emotion_assets.models.kind import TrainingRun
 from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.networks import accuracy_of, describe_training, require_finite
 from emotion_assets.models.transformer.attention import choose_backend
+from emotion_assets.models.transformer.batches import BUCKET, Batch
 from emotion_assets.models.transformer.checkpoints import check_checkpoint, new_classifier, save_classifier
 from emotion_assets.models.transformer.classifier import CAUSAL_MODEL_TYPES, Classifier, ClassifierConfig
 from emotion_assets.models.transformer.compatibility import require_compatible
@@ -20,9 +22,12 @@ from emotion_assets.models.transformer.memory import Sizes, check_memory, rows_p
 from emotion_assets.models.transformer.precision import MEASURED_ROWS, choose_measured_runtime
 from emotion_assets.models.transformer.tokens import TOKENIZER_FOLDER, encode_answers, load_tokenizer, read_tokens
 from emotion_assets.training import distributed
+from emotion_assets.training.cuda_graphs import StaticPasses
 from emotion_assets.training.loss import label_weights
+from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.runtime import Runtime, choose_runtime, describe_dtype, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
+from emotion_assets.training.transfer import to_device
 
 
 def fine_tune(model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def fine_tune(model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
     backend = choose_backend(model.attention, runtime)
     set_seed(run.seed)
     classifier = new_classifier(base.path, model, config, runtime, backend)
-    history = _train(classifier, model, run, runtime, sizes)
+    history, graphs = _train(classifier, model, run, runtime, sizes)
     require_finite(classifier, run.name)
     if distributed.is_first():
         save_classifier(classifier, run.target)
@@ -52,6 +57,8 @@ def fine_tune(model: TransformerModel, run: TrainingRun) -> dict[str, Any]:
     origin = {"attention": str(backend), "base": base.info["origin"], "base_digest": base.digest}
     if classifier.step:
         origin["step"] = classifier.step
+    if runtime.device.type == "cuda":
+        origin["cuda_graphs"] = graphs
     return describe_training(classifier, history, runtime) | origin
 
 
@@ -111,7 +118,10 @@ def _column(model: TransformerModel) -> str:
     return "prompt_ids" if model.reads_prompts else "input_ids"
 
 
-def _train(classifier: Classifier, model: TransformerModel, run: TrainingRun, runtime: Runtime, sizes: Sizes) -> Any:
+def _train(
+    classifier: Classifier, model: TransformerModel, run: TrainingRun, runtime: Runtime, sizes: Sizes
+) -> tuple[TrainingHistory, str]:
+    """Train it; the history, and how its passes ran as CUDA graphs."""
     column = _column(model)
     rows, labels = read_tokens(run.inputs["tokens"], "train", column)
     validation_rows, validation_labels = read_tokens(run.inputs["tokens"], "validation", column)
@@ -120,17 +130,26 @@ def _train(classifier: Classifier, model: TransformerModel, run: TrainingRun, ru
     weights = label_weights(model.training, labels, len(classifier.config.labels))
     on_device = None if weights is None else torch.from_numpy(weights).to(runtime.device)
 
-    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, float]:
+    def pack(chosen: Sequence[int], bucket: int = 0) -> tuple[Batch, float]:
         picked = list(chosen)
-        loss, count = classifier.loss(
-            [rows[i] for i in picked], targets[picked], smoothing, model.consistency, on_device
-        )
-        return loss, count if weights is None else float(weights[labels[picked]].sum())
+        batch, count = classifier.pack_for_loss([rows[i] for i in picked], targets[picked], model.consistency, bucket)
+        return batch, count if weights is None else float(weights[labels[picked]].sum())
+
+    def loss_of_packed(batch: Batch) -> torch.Tensor:
+        return classifier.loss_of_packed(batch, smoothing, model.consistency, on_device)
+
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, float]:
+        batch, count = pack(chosen)
+        return loss_of_packed(to_device(batch, runtime.device)), count
 
     def evaluate() -> float:
         return accuracy_of(classifier, validation_rows, validation_labels, runtime)
 
+    passes = classifier.why_shapes_differ() or StaticPasses(partial(pack, bucket=BUCKET), loss_of_packed)
     lengths = [len(row) for row in rows]
-    task = TrainingTask(run.name, classifier, len(rows), loss_of, evaluate, classifier.checkpoint_activations, lengths)
+    task = TrainingTask(
+        run.name, classifier, len(rows), loss_of, evaluate, classifier.checkpoint_activations, lengths, passes
+    )
     size = rows_per_forward(sizes, model, runtime, lengths)
-    return Trainer(task, model.training, runtime, run.seed, size).fit(run.report, run.resume_state)
+    trainer = Trainer(task, model.training, runtime, run.seed, size)
+    return trainer.fit(run.report, run.resume_state), trainer.graphs.describe()

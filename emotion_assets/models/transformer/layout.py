@@ -58,13 +58,13 @@ class Layout:
 
     Attributes:
         causal: whether a token attends to earlier ones alone.
-        longest: keys of the longest segment, its parents' included.
+        longest: keys of the longest segment, its parents' included, or more.
         levels: padded blocks, the segments without a parent first (for backends that take rows of equal length); none
             where they were not asked for.
         keys: indices in the packed sequence of all segments' keys; None where they are the sequence itself.
         cu_queries: ``[segments + 1]``, where each segment's queries begin and end.
         cu_keys: ``[segments + 1]``, where each segment's keys begin and end in ``keys``.
-        longest_query: queries of the longest segment.
+        longest_query: queries of the longest segment, or more.
     """
 
     causal: bool
