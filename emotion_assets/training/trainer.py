@@ -184,7 +184,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
         self.scaler.step(self.optimizer)  # does nothing where the gradient of a scaled loss is not finite
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=bool(self.graphs.problem))  # graphs add to the tensors that are there
+        self.optimizer.zero_grad(set_to_none=True)
         figures = [sums, norm.to(sums.dtype).view(1)] + ([] if scale is None else [scale.to(sums.dtype).view(1)])
         self._unread.append((self.position.step + 1, HostCopy(torch.cat(figures))))
         self.position.step += 1

@@ -97,8 +97,8 @@ def pack_rows(
     parents = [-1] * len(segments)
     positions = [torch.arange(first_position, first_position + prefix)] if prefix else []
     if bucket:
-        tokens = prefix + sum(len(row) - prefix for row in rows) + sum(len(tokens) for _, tokens in branches)
-        missing = bucket - tokens % bucket
+        needed = prefix + sum(len(row) - prefix for row in rows) + sum(len(tokens) for _, tokens in branches)
+        missing = bucket - needed % bucket
         segments.append([rows[0][0]] * missing)
         parents.append(-1)
         positions.append(torch.full((missing,), first_position))
