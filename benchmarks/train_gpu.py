@@ -4,10 +4,14 @@ LoRA rank 8 on all linear layers, 20 rows a step, 16,000 rows of the lengths of 
 measured after a warm-up and the three epochs are extrapolated from them, unless ``--whole`` is given. Share of peak: 4
 FLOP for each parameter of a linear layer and token that goes through it (frozen base: forward, and backward to the
 inputs), over the chip's dense bf16 peak. Evaluation is that of 2,000 rows, as after each epoch. ``--load`` writes the
-checkpoint to a temporary folder first (16 GB) and times how it is loaded. Without a CUDA GPU it says so and does the
-same on a scaled-down model.
+checkpoint to a temporary folder first (16 GB) and times how it is loaded. Passes are repeated from CUDA graphs where
+they can be; ``--graphs both`` measures with and without. Without a CUDA GPU it says so and does the same on a
+scaled-down model.
 
-    python -m benchmarks.train_gpu
+Beside it run LLaMA-Factory with Liger's kernels and Unsloth, objective ``instruction``, each in its own environment,
+where the variables name a Python (see ``_gpu_peers``). Neither this benchmark nor its peers were ever run on a GPU.
+
+    LLAMAFACTORY_PYTHON=... UNSLOTH_PYTHON=... python -m benchmarks.train_gpu
 """
 
 from __future__ import annotations
@@ -19,23 +23,28 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 
+from benchmarks._gpu_peers import run_peers
 from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.networks import accuracy_of
 from emotion_assets.models.transformer.attention import ATTENTION_NAME, choose_backend, register_packed_attention
+from emotion_assets.models.transformer.batches import BUCKET, Batch
 from emotion_assets.models.transformer.checkpoints import compile_parts, new_classifier
 from emotion_assets.models.transformer.classifier import Classifier, ClassifierConfig
 from emotion_assets.models.transformer.fewer_kernels import launch_fewer_kernels
 from emotion_assets.models.transformer.lora import add_adapters, speed_up_adapters
 from emotion_assets.models.transformer.memory import Sizes, rows_per_forward
 from emotion_assets.settings.schema import Lora, Training
-from emotion_assets.training.runtime import Runtime, choose_runtime, peak_memory_mb, set_seed
+from emotion_assets.training.cuda_graphs import StaticPasses
+from emotion_assets.training.runtime import Runtime, choose_runtime, free_memory, peak_memory_mb, set_seed
 from emotion_assets.training.trainer import Trainer, TrainingTask
+from emotion_assets.training.transfer import to_device
 
 ROWS, EVALUATED, EPOCHS, PER_STEP = 16_000, 2000, 3, 20
 LORA = Lora(rank=8, alpha=16)
@@ -83,6 +92,7 @@ class Measured:
     share_of_peak: float | None
     peak_mb: float
     attention: str
+    graphs: str
     load_seconds: float | None
     evaluation_seconds: float
 
@@ -94,6 +104,7 @@ def main() -> int:
     attentions = get_args(TransformerModel.model_fields["attention"].annotation)
     parser.add_argument("--attention", default="auto", choices=attentions)
     parser.add_argument("--precision", default="auto", choices=get_args(Training.model_fields["precision"].annotation))
+    parser.add_argument("--graphs", default="auto", choices=("auto", "off", "both"), help="CUDA graphs (default auto)")
     parser.add_argument("--compile", action="store_true", help="compile norms and feed-forward parts")
     parser.add_argument("--load", action="store_true", help="write the checkpoint (16 GB) and time how it is loaded")
     parser.add_argument("--profile", action="store_true", help="print where the time of ten steps goes")
@@ -104,7 +115,10 @@ def main() -> int:
     if not cuda:
         print("No CUDA GPU that torch can use is here: the same on a scaled-down model (7M), on the CPU.")
     rows = EPOCHS * ROWS if options.whole else PER_STEP * (options.steps if cuda else min(options.steps, 20))
-    measured = [measure(name, runtime, rows, options) for name in ("head", "instruction")]
+    with_graphs = {"auto": (True,), "off": (False,), "both": (True, False)}[options.graphs]
+    measured = [
+        measure(name, runtime, rows, options, graphs) for name in ("head", "instruction") for graphs in with_graphs
+    ]
     bars = {"head": 4 * 60, "instruction": 8 * 60}
     print(
         f"{'of bar':>7}  {'3 epochs s':>10}  {'tokens/s':>9}  {'of peak':>7}  {'peak MB':>8}  {'load s':>6}  "
@@ -118,14 +132,16 @@ def main() -> int:
         print(
             f"{ratio:>7}  {seconds:>10.0f}  {run.tokens_per_second:>9,.0f}  {peak:>7}  {run.peak_mb:>8,.0f}  "
             f"{load:>6}  {run.evaluation_seconds:>6.1f}  "
-            f"{run.objective}, {run.attention}"
+            f"{run.objective}, {run.attention}; CUDA graphs: {run.graphs}"
         )
     numbers = str(runtime.dtype).removeprefix("torch.")
     print(f"{device}, {numbers}; {rows:,} rows measured{'' if options.whole else ', 3 epochs extrapolated'}")
+    free_memory()  # of what was measured, for the processes of the peers
+    run_peers(LLAMA3_8B if cuda else SCALED_DOWN, _rows(rows, cuda, "head"), PER_STEP, cuda)
     return 0
 
 
-def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Namespace) -> Measured:
+def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Namespace, graphs: bool) -> Measured:
     """Train on made-up rows; every token that goes through the layers counts, a shared beginning once a step."""
     cuda = runtime.device.type == "cuda"
     if cuda:
@@ -142,16 +158,25 @@ def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Names
     size = rows_per_forward(sizes, model, runtime, [len(row) for row in texts])
     through = 0
 
-    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+    def pack(chosen: Sequence[int], bucket: int = 0) -> tuple[Batch, int]:
         nonlocal through
         batch = [texts[i] for i in chosen]
         shared = PROMPT_HEAD * (len(batch) - 1) if objective == "instruction" and len(batch) > 1 else 0
         through += sum(map(len, batch)) - shared + (ANSWER * len(batch) if objective == "instruction" else 0)
-        return classifier.loss(batch, labels[list(chosen)], 0.0)
+        return classifier.pack_for_loss(batch, labels[list(chosen)], bucket=bucket)
 
-    def train(n: int) -> None:
-        task = TrainingTask(objective, classifier, n, loss_of)
-        Trainer(task, training, runtime, 1, size).fit(lambda p: print(p.line(), flush=True))
+    def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, int]:
+        batch, targets = pack(chosen)
+        return classifier.loss_of_packed(to_device(batch, runtime.device)), targets
+
+    problem = classifier.why_shapes_differ() if graphs else "not asked for"
+
+    def train(n: int) -> str:
+        passes = problem or StaticPasses(partial(pack, bucket=BUCKET), classifier.loss_of_packed)
+        task = TrainingTask(objective, classifier, n, loss_of, static_passes=passes)
+        trainer = Trainer(task, training, runtime, 1, size)
+        trainer.fit(lambda p: print(p.line(), flush=True))
+        return trainer.graphs.describe()
 
     train(5 * PER_STEP)  # the first steps pay for lazy set-up
     if options.profile:
@@ -160,7 +185,7 @@ def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Names
     if cuda:
         torch.cuda.synchronize()
     started = time.monotonic()
-    train(rows)
+    how = train(rows)
     if cuda:
         torch.cuda.synchronize()
     seconds = time.monotonic() - started
@@ -180,6 +205,7 @@ def measure(objective: str, runtime: Runtime, rows: int, options: argparse.Names
         share_of_peak=share,
         peak_mb=peak_memory_mb(),
         attention=str(classifier.backend),
+        graphs=how,
         load_seconds=load_seconds,
         evaluation_seconds=evaluation_seconds,
     )

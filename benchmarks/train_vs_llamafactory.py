@@ -78,6 +78,23 @@ PEER_SMALL = {
     "5 x 4, no checkpointing": (5, 4, False),
     "20 x 1, no checkpointing": (20, 1, False),
 }
+RECIPE: dict[str, Any] = {  # of LLaMA-Factory, but for what differs between runs
+    "stage": "sft",
+    "do_train": True,
+    "finetuning_type": "lora",
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "lora_target": "all",
+    "dataset": "emotion",
+    "cutoff_len": 512,
+    "learning_rate": 5e-5,
+    "lr_scheduler_type": "cosine",
+    "save_strategy": "no",
+    "report_to": "none",
+    "seed": 17,
+    "overwrite_cache": True,
+    "dataloader_num_workers": 0,
+}
 PEER_REAL = {"5 x 4, no checkpointing": (5, 4, False)}
 
 
@@ -221,41 +238,33 @@ class Case:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             here = Path(name)
             settings = {
+                **RECIPE,
                 "model_name_or_path": str(self.base.path),
-                "stage": "sft",
-                "do_train": True,
-                "finetuning_type": "lora",
-                "lora_rank": 8,
-                "lora_alpha": 16,
-                "lora_target": "all",
-                "dataset": "emotion",
                 "dataset_dir": str(self.folder / "peer-data"),
                 **({"bf16": True} if self.real else {"template": "llama3"}),
-                "cutoff_len": 512,
-                "output_dir": str(here / "out"),
                 "per_device_train_batch_size": batch_size,
                 "gradient_accumulation_steps": accumulation,
-                "learning_rate": 5e-5,
                 "num_train_epochs": self.epochs,
-                "lr_scheduler_type": "cosine",
                 "flash_attn": "sdpa",
                 "use_cpu": True,
                 "disable_gradient_checkpointing": not checkpointing,
                 "logging_steps": 1 if self.rows == ROWS_PER_STEP else 5,
-                "save_strategy": "no",
-                "report_to": "none",
-                "seed": 17,
-                "overwrite_cache": True,
-                "dataloader_num_workers": 0,
             }
-            (here / "train.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-            command = [python, "-c", "from llamafactory.cli import main; main()", "train", str(here / "train.yaml")]
-            usage = _run(command, here)
-            state = json.loads((here / "out" / "train_results.json").read_text(encoding="utf-8"))
+            state, usage = run_llamafactory(python, settings, here)
             log = (here / "out" / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()
         return Measured(
             state["train_samples_per_second"], *usage, first_loss=json.loads(log[0]).get("loss", float("nan"))
         )
+
+
+def run_llamafactory(
+    python: str, settings: dict[str, Any], folder: Path, environ: dict[str, str] | None = None
+) -> tuple[dict[str, Any], tuple[float, float, float]]:
+    """What LLaMA-Factory measures of a training, and what ``_run`` does."""
+    file = folder / "train.yaml"
+    file.write_text(yaml.safe_dump(settings | {"output_dir": str(folder / "out")}), encoding="utf-8")
+    usage = _run([python, "-c", "from llamafactory.cli import main; main()", "train", str(file)], folder, environ)
+    return json.loads((folder / "out" / "train_results.json").read_text(encoding="utf-8")), usage
 
 
 def print_first_losses(case: Case, peer: str | None) -> None:

@@ -165,19 +165,30 @@ def _without_values() -> Any:
 
 def _two_steps(
     classifier: Classifier, rows: Sequence[Sequence[int]], labels: torch.Tensor, runtime: Runtime, training: Training
-) -> tuple[_Ledger, int]:
-    """What the device held and did, its kernels of the second step alone; and the bytes of the weights."""
+) -> tuple[_Ledger, int, int]:
+    """What the device held and did, its kernels of the second step alone; of these the ones of forward and backward
+    passes; and the bytes of the weights."""
     ledger = _Ledger()
     for tensor in [*classifier.parameters(), *classifier.buffers()]:
         ledger.hold(tensor)
     weights = ledger.live
     task = TrainingTask("8b", classifier, len(rows), lambda chosen: classifier.loss(rows, labels))
     trainer = Trainer(task, training, runtime, 1, len(rows))
+    one_pass, of_passes = trainer._pass, 0
+
+    def counted(rows: Sequence[int], divisor: int) -> tuple[torch.Tensor, float]:
+        nonlocal of_passes
+        before = ledger.kernels.total()
+        found = one_pass(rows, divisor)
+        of_passes += ledger.kernels.total() - before
+        return found
+
     with ledger:
         trainer.step(range(len(rows)))
         ledger.kernels.clear()
+        trainer._pass = counted  # type: ignore[method-assign]
         trainer.step(range(len(rows)))
-    return ledger, weights
+    return ledger, of_passes, weights
 
 
 def step_of_8b(
@@ -193,7 +204,7 @@ def step_of_8b(
         backbone = _backbone(objective, dtype)
         with FakeTensorMode(allow_non_fake_inputs=True):
             classifier = _classifier(backbone, objective, few)
-            ledger, weights = _two_steps(classifier, rows, labels, runtime, training)
+            ledger, of_passes, weights = _two_steps(classifier, rows, labels, runtime, training)
     model = TransformerModel.model_validate(
         {"method": "lora", "base": "b", "objective": objective, "training": training.model_dump()}
     )
@@ -204,4 +215,5 @@ def step_of_8b(
         "peak": ledger.peak,
         "expected": expected,
         "kernels": dict(ledger.kernels),
+        "kernels_of_passes": of_passes,
     }
