@@ -152,9 +152,19 @@ def _varlen_without_groups(
     return _varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size)
 
 
-def train_cut_off(job: str, step: int) -> int:
-    """Run a training job until it is cut off in this step, its state saved after each; the steps that were saved."""
+def train_cut_off(job: str, step: int, full_at: int = 0) -> int:
+    """Run a training job until it is cut off in this step, its state saved after each; the steps that were saved.
+
+    Args:
+        full_at: the step in which there is no memory for graphs.
+    """
     original: Callable[..., Any] = Trainer.step
+    original_pass = Trainer._pass
+
+    def one_pass(this: Trainer, rows: Sequence[int], divisor: int) -> tuple[torch.Tensor, float]:
+        if this.position.step + 1 == full_at and not this.graphs.problem:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return original_pass(this, rows, divisor)
 
     def cut(this: Trainer, rows: Sequence[int]) -> Any:
         if this.position.step + 1 == step:
@@ -163,6 +173,7 @@ def train_cut_off(job: str, step: int) -> int:
 
     with (
         _replaced(Trainer, "step", cut),
+        _replaced(Trainer, "_pass", one_pass),
         _replaced(resume, "MIN_SECONDS_BETWEEN_WRITES", 0.0),
         _replaced(resume, "MAX_SHARE_OF_TIME", 1e9),
         suppress(_CutOffError),

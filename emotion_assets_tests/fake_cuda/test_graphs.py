@@ -134,6 +134,15 @@ def test_memory_that_runs_out_while_graphs_are_used_ends_them_and_then_splits_th
     assert_close(of_split, of_eager, 0.05)
 
 
+def test_a_training_that_went_on_without_graphs_resumes_without_them(gpu: FakeGpu, case: Any, tmp_path: Path) -> None:
+    _, base, tokens = case
+    job = job_of(tmp_path, base, tokens, "cut", attention="varlen", training={"epochs": 4, "precision": "bf16"})
+    assert gpu("train_cut_off", job=job.to_json(), step=9, full_at=7) == 8
+    resumed = gpu("train", job=job.to_json())
+    assert resumed["cuda_graphs"] == "not used: memory ran out"
+    assert resumed["curve"]["resumed_at_step"] == 8 and resumed["curve"]["rows_per_forward"] == 10
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
