@@ -49,6 +49,7 @@ def convert_gguf(path: Path, target: Path) -> None:
         DataError: see ``check_gguf``, or the weights do not fill the model that the header describes.
     """
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
     with _parsed_once():
         check_gguf(path)
@@ -57,6 +58,7 @@ def convert_gguf(path: Path, target: Path) -> None:
     # A model that was read from GGUF refuses to be saved: its config goes on naming the quantisation.
     fresh = type(model)(_plain_config(model.config))
     fresh.load_state_dict(model.state_dict())
+    logging.disable_progress_bar()  # of one file, into the middle of a run's lines
     fresh.half().save_pretrained(target)
     tokenizer.save_pretrained(target)
 
