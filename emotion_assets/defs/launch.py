@@ -63,7 +63,7 @@ def _run(context: StepContext, command: list[str], processes: int) -> int:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            env={**os.environ, **QUIET, **_threads(processes), **session.get_bootstrap_env_vars()},
+            env={**os.environ, **QUIET, **_shared(processes), **session.get_bootstrap_env_vars()},
             start_new_session=True,
         )
         try:
@@ -72,10 +72,13 @@ def _run(context: StepContext, command: list[str], processes: int) -> int:
             _end_group(process)
 
 
-def _threads(processes: int) -> dict[str, str]:
-    """The environment in which that many processes together have the threads that one would have."""
+def _shared(processes: int) -> dict[str, str]:
+    """The environment in which several processes have the threads that one would have, and talk on loopback alone."""
+    if processes == 1:
+        return {}
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    return {"OMP_NUM_THREADS": str(max(1, threads // processes))} if processes > 1 else {}
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    return {"OMP_NUM_THREADS": str(max(1, threads // processes)), **loopback}
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -126,6 +126,25 @@ def test_a_killed_process_is_told_as_such(tmp_path: Path) -> None:
     assert "was killed, most likely because memory ran out" in data.user_failure_data.description
 
 
+@pytest.mark.parametrize(("processes", "threads"), [(1, "5"), (2, "2")])
+def test_processes_share_the_threads_that_one_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, threads: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    found: list[str] = []
+
+    def look() -> None:
+        while len(_children()) < (1 if processes == 1 else 3):  # torchrun, and its two
+            time.sleep(0.05)
+        found.extend(child.environ()["OMP_NUM_THREADS"] for child in _children())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert _materialize(_job(tmp_path), processes=processes).success
+    thread.join()
+    assert set(found) == {threads}
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_cancelled_run_ends_the_whole_group_within_seconds(tmp_path: Path, processes: int) -> None:
     """Dagster cancels a run by an interrupt of the step's process; torchrun starts groups of its own."""
