@@ -76,7 +76,7 @@ def _shared(processes: int) -> dict[str, str]:
     """The environment in which several processes have the threads that one would have, and talk on loopback alone."""
     if processes == 1:
         return {}
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or count_cores())
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     return {"OMP_NUM_THREADS": str(max(1, threads // processes)), **loopback}
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from emotion_assets.settings.cores import count_cores
 from emotion_assets.settings.errors import SettingsError
 
 DEVICE = "EMOTION_DEVICE"
@@ -89,8 +90,7 @@ def choose_runtime(precision: str = "auto") -> Runtime:
 def choose_processes() -> int:
     """The number of processes that train one model best: one on a GPU; on a CPU with two cores or more two, each with
     half of the cores, since many operations of a step are too small for a second thread."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 2 if choose_device().type == "cpu" and cores > 1 else 1
+    return 2 if choose_device().type == "cpu" and count_cores() > 1 else 1
 
 
 def set_seed(seed: int) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from emotion_assets.scoring.ahead import work_ahead
 from emotion_assets.scoring.engines.engine import Engine, encode_scores, score_block
 from emotion_assets.scoring.engines.parts import TRIES, join_parts, limit_threads
+from emotion_assets.settings.cores import count_cores
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.scoring import ScoringSettings
 from emotion_assets.storage.failpoints import failpoint
@@ -107,17 +108,13 @@ class _Pool:
                 task.future = self._executor.submit(_score, task.part)
 
     def _start(self) -> ProcessPoolExecutor:
-        threads = max(1, _cores() // self._workers)
+        threads = max(1, count_cores() // self._workers)
         return ProcessPoolExecutor(
             self._workers,
             multiprocessing.get_context("spawn"),
             initializer=_begin,
             initargs=(self._calibration, threads),
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # What follows runs in a worker process.

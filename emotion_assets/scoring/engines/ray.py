@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from emotion_assets.scoring.engines.engine import Engine, score_block
 from emotion_assets.scoring.engines.parts import TRIES, join_parts, limit_threads
+from emotion_assets.settings.cores import count_cores
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.scoring import RaySettings, ScoringSettings
 from emotion_assets.storage.failpoints import failpoint
@@ -242,7 +243,7 @@ def _connected(ray: Any, settings: RaySettings, workers: int | None) -> Iterator
 def _local_options(settings: RaySettings, workers: int | None, folder: str) -> dict[str, Any]:
     return {
         "address": "local",
-        "num_cpus": workers or _cores(),
+        "num_cpus": workers or count_cores(),
         "include_dashboard": settings.dashboard_host is not None,
         "dashboard_host": settings.dashboard_host or LOOPBACK,
         "object_store_memory": OBJECT_STORE_BYTES,
@@ -315,7 +316,3 @@ def _kept_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
