@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from emotion_assets.settings.cores import count_cores
+
 if TYPE_CHECKING:
     from emotion_assets.jobs.process import TrainingJob
 
