@@ -52,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of bytes by its argument: gzip and workbooks hold the time, so two workers would find other tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def postgres(request: pytest.FixtureRequest) -> Iterator[Cluster | None]:
     """With ``--postgres``, the cluster that every instance of the tests keeps its history in."""
