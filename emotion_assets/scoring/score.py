@@ -1,4 +1,4 @@
-"""Scoring: the champion's answer for every row that has none, each batch of scores in one transaction.
+"""Scoring: the champion's answer for every row that has none, the scores of a second in one transaction.
 
 Belongs here: which texts are scored, in which batches, what status a score gets, which rows a person should see. Does
 not belong here: where the model runs (``engines``), what is SQL (``warehouse.scores``).
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +35,8 @@ from emotion_assets.storage.store import Store
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
 from emotion_assets.storage.warehouse.scores import (
     churn,
-    count_waiting,
     current_model,
+    measure_waiting,
     record_model,
     store_scores,
     waiting_texts,
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
 
 SPOOL_ROWS = 1024
 BATCH_CHARACTERS = 16_000_000
+STORE_SECONDS = 1.0
+STORE_BYTES = 32_000_000
+"""Scores are stored as soon as they are this old or this large. A commit costs the more the larger the database is, so
+one for each batch of a fast model would make a row dearer, the more rows there are."""
 COLUMNS = ("text", "feedback_id", "probabilities", "truncated", "answered_by")
 """Of the rows that wait, as ``warehouse.scores.waiting_texts`` gives them."""
 
@@ -135,19 +140,20 @@ def score_feedback(
 
     Raises:
         UserError: no champion yet, its predictions are missing, or ``rescore`` is not understood.
-        WarehouseError: the database cannot be used, or the disk is full; batches stored before stay stored.
+        WarehouseError: the database cannot be used, or the disk is full; what was stored before stays stored.
     """
     since = parse_rescore(rescore)
     calibration, remark = calibrate_scoring(settings, store)
     version = calibration.version
     redecided = _record_champion(warehouse, calibration, now())
     statuses = dict.fromkeys((OK, ABSTAIN, TRUNCATED), 0)
-    computed = stored = by_first = 0
+    computed = by_first = 0
+    writer = _Writer(warehouse, settings.feedback.audit_share)
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
         with warehouse.reading() as db:
-            total = count_waiting(db, version, since)
+            total, size = measure_waiting(db, version, since)
             if total:
-                _spool(waiting_texts(db, version, since, SPOOL_ROWS), spool)
+                _spool(waiting_texts(db, version, since, size, SPOOL_ROWS), spool)
         failpoint("scoring.spooled")
         if total:
             spool.seek(0)
@@ -158,21 +164,18 @@ def score_feedback(
                 scores, answered_by = _with_stored(batch, fresh, calibration)
                 rows = _rows(batch, scores, answered_by, calibration, run_id, now())
                 by_first += _count_first(rows, calibration)
-                queue = _queue(rows, settings.feedback.audit_share)
-                failpoint("scoring.mid_batch")
-                with warehouse.writing() as db:
-                    stored += store_scores(db, rows.drop(["text"]), queue)
-                    failpoint("scoring.stored")
+                writer.add(rows)
                 for status, n in zip(*np.unique(rows["status"].to_numpy(), return_counts=True), strict=True):
                     statuses[str(status)] += int(n)
                 progress(sum(statuses.values()), total)
+            writer.store()
     changed: list[dict[str, Any]] = []
     if since is not None:
         with warehouse.reading() as db:
             changed = churn(db, version)
     return ScoringReport(
         calibration=calibration,
-        rows=stored,
+        rows=writer.stored,
         computed=computed,
         statuses=statuses,
         redecided=redecided,
@@ -180,6 +183,34 @@ def score_feedback(
         by_first=by_first,
         remark=remark,
     )
+
+
+class _Writer:
+    """Stores scored rows, those of a second in one transaction."""
+
+    def __init__(self, warehouse: Warehouse, audit_share: float) -> None:
+        self.stored = 0
+        self._warehouse, self._audit_share = warehouse, audit_share
+        self._waiting: list[pa.Table] = []
+        self._bytes = 0
+        self._last = time.monotonic()
+
+    def add(self, rows: pa.Table) -> None:
+        self._waiting.append(rows)
+        self._bytes += rows.nbytes
+        if self._bytes >= STORE_BYTES or time.monotonic() - self._last >= STORE_SECONDS:
+            self.store()
+
+    def store(self) -> None:
+        """Store what waits."""
+        if self._waiting:
+            rows, self._waiting, self._bytes = pa.concat_tables(self._waiting), [], 0
+            queue = _queue(rows, self._audit_share)
+            failpoint("scoring.mid_batch")
+            with self._warehouse.writing() as db:
+                self.stored += store_scores(db, rows.drop(["text"]), queue)
+                failpoint("scoring.stored")
+        self._last = time.monotonic()
 
 
 def _count_first(rows: pa.Table, calibration: Calibration) -> int:
@@ -232,10 +263,11 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float)
         )
 
 
-def _spool(texts: pa.RecordBatchReader, spool: IO[bytes]) -> None:
+def _spool(texts: Iterator[pa.RecordBatch], spool: IO[bytes]) -> None:
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.ipc.new_stream(spool, texts.schema, options=options) as stream:
-        for batch in texts:
+    first = next(texts)
+    with pa.ipc.new_stream(spool, first.schema, options=options) as stream:
+        for batch in chain([first], texts):
             stream.write_batch(batch)
 
 

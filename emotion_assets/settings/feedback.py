@@ -105,7 +105,7 @@ class FeedbackSettings(ReadingSettings):
         float, Field(gt=0, le=1, description="of answered rows; surer rows are answered first")
     ] = 0.99
     audit_share: Annotated[float, Field(ge=0, le=1, description="of rows, drawn at random for review")] = 0.01
-    batch_size: Annotated[int, Field(ge=1, description="distinct texts scored and committed together")] = 4096
+    batch_size: Annotated[int, Field(ge=1, description="distinct texts scored together")] = 4096
     drift_min_rows: Annotated[int, Field(ge=10, description="fewer recent rows give no drift figure")] = 200
     cron: str = "0 * * * *"
     cron_timezone: Annotated[str, Field(description="that cron is read in")] = "UTC"

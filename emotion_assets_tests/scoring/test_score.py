@@ -12,6 +12,7 @@ import pytest
 from emotion_assets.evaluation.metrics import scale
 from emotion_assets.evaluation.predictions import read_predictions
 from emotion_assets.ingest.ledger import ingest
+from emotion_assets.scoring import score as scoring
 from emotion_assets.scoring.calibration import calibrate
 from emotion_assets.scoring.decision import choose_threshold
 from emotion_assets.scoring.score import (
@@ -23,7 +24,9 @@ from emotion_assets.scoring.score import (
 )
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS
+from emotion_assets.storage.warehouse import database, scores
 from emotion_assets.storage.warehouse.database import fetch
+from emotion_assets.storage.warehouse.scores import measure_waiting, store_scores, waiting_texts
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 from emotion_assets_tests.worlds.feedback import drop_csv, state
@@ -68,6 +71,52 @@ def test_scores_do_not_depend_on_the_batches(make_home) -> None:
         score(workspace)
         states.append(state(workspace))
     assert states[0] == states[1]
+
+
+def test_scores_do_not_depend_on_how_many_batches_are_stored_together(
+    make_home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = {}
+    for name, limit, value in (("seconds", "STORE_SECONDS", 0), ("bytes", "STORE_BYTES", 1), ("once", "", 0)):
+        workspace = make_home(name, batch_size=7)
+        world.drop_inbox(workspace)
+        take_in(workspace)
+        with monkeypatch.context() as patch:
+            if limit:
+                patch.setattr(scoring, limit, value)
+            commits = []
+            patch.setattr(scoring, "store_scores", lambda *given, seen=commits: seen.append(1) or store_scores(*given))
+            report = score(workspace)
+        states[name] = state(workspace)
+        assert (len(commits) == 1) == (name == "once")
+        assert report.rows == sum(report.statuses.values()) == len(states[name]["scored_feedback"]) > 7
+    assert states["seconds"] == states["bytes"] == states["once"]
+
+
+def test_long_texts_are_sorted_in_parts_that_fit_in_memory(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, words = 8000, 250  # of 32 letters: 66 MB of text, each text twice
+    with workspace.warehouse.writing() as db:
+        db.execute(
+            """
+            INSERT INTO feedback BY NAME
+            SELECT 'r' || i AS feedback_id, i AS row_number, now() AS received_at, 'x' AS source_sha256,
+                '{}' AS attributes, (
+                    SELECT string_agg(md5((i // 2 * $words + j)::VARCHAR), ' ') FROM range($words) words(j)
+                ) AS text
+            FROM range($rows) made(i)
+            """,
+            {"rows": rows, "words": words},
+        )
+    monkeypatch.setitem(database.CONFIG, "memory_limit", "64MB")
+    monkeypatch.setattr(scores, "SORT_BYTES", 4_000_000)
+    with workspace.warehouse.reading() as db:
+        waiting, size = measure_waiting(db, "", None)
+        texts = [text for batch in waiting_texts(db, "", None, size, 1024) for text in batch["text"].to_pylist()]
+    assert (waiting, size) == (rows, rows * (33 * words - 1))
+    assert len(set(texts)) == rows // 2
+    assert texts[::2] == texts[1::2]
 
 
 def test_confidence_is_calibrated_and_the_unsure_abstain_into_the_queue(workspace: Workspace) -> None:

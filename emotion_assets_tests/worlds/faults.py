@@ -22,6 +22,7 @@ from typing import Any
 from emotion_assets.cli.forget import forget as forget_person
 from emotion_assets.cli.forget import make_person
 from emotion_assets.cli.rebuild import rebuild
+from emotion_assets.scoring import score
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.failpoints import VARIABLE
 from emotion_assets.storage.workspace import Workspace
@@ -144,6 +145,7 @@ def _child(
     forget: str,
 ) -> None:
     os.environ[VARIABLE] = failpoint
+    score.STORE_SECONDS = 0.0  # each batch in a transaction of its own, so that runs are killed between them
     try:
         workspace = workspace_at(home, sources)
         error.touch()

@@ -6,7 +6,7 @@ write belong inside ``Warehouse.writing``, so that what they write is one transa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
 BATCH_ROWS = 65_536
+SORT_BYTES = 64_000_000
 
 
 Decide = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
@@ -131,6 +132,14 @@ def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date 
     return count(db, f"SELECT count(*) FROM ({query})", parameters)
 
 
+def measure_waiting(db: duckdb.DuckDBPyConnection, version: str, since: date | None) -> tuple[int, int]:
+    """How many rows ``count_waiting`` counts, and how many bytes of text they have."""
+    query, parameters = _waiting(version, since)
+    measured = db.execute(f"SELECT count(*), coalesce(sum(strlen(text)), 0) FROM ({query})", parameters or None)
+    rows, size = measured.fetchall()[0]
+    return rows, int(size)
+
+
 def waiting_since(db: duckdb.DuckDBPyConnection, before: datetime) -> tuple[int, datetime | None]:
     """How many rows received before then no model has scored yet, and when the oldest of them was received."""
     query = (
@@ -141,17 +150,18 @@ def waiting_since(db: duckdb.DuckDBPyConnection, before: datetime) -> tuple[int,
 
 
 def waiting_texts(
-    db: duckdb.DuckDBPyConnection, version: str, since: date | None, rows_per_batch: int
-) -> pa.RecordBatchReader:
+    db: duckdb.DuckDBPyConnection, version: str, since: date | None, size: int, rows_per_batch: int
+) -> Iterator[pa.RecordBatch]:
     """The rows to be scored, equal texts behind each other, and where this model version has scored the same text
     before, the ``probabilities``, ``truncated`` and ``answered_by`` of then. Streams; read it before using ``db``
     again.
 
-    Sorting, unlike grouping into lists, can leave memory for the disk.
+    DuckDB keeps long texts in memory while it sorts them. So it sorts ``SORT_BYTES`` of them at a time, chosen by hash;
+    ``size`` says how many bytes there are.
     """
     waiting, parameters = _waiting(version, since)
     query = f"""
-        WITH waiting AS ({waiting}),
+        WITH waiting AS (SELECT * FROM ({waiting}) WHERE hash(text) % $parts = $part),
         known AS (
             SELECT f.text, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated,
                 any_value(s.answered_by) AS answered_by
@@ -162,7 +172,10 @@ def waiting_texts(
         SELECT text, feedback_id, probabilities, truncated, answered_by FROM waiting LEFT JOIN known USING (text)
         ORDER BY text, feedback_id
     """
-    return db.sql(query, params={**parameters, "version": version}).to_arrow_reader(rows_per_batch)
+    parts = size // SORT_BYTES + 1
+    for part in range(parts):
+        values = {**parameters, "version": version, "parts": parts, "part": part}
+        yield from db.sql(query, params=values).to_arrow_reader(rows_per_batch)
 
 
 def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Table) -> int:
