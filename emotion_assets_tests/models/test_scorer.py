@@ -86,7 +86,8 @@ def test_in_bf16_too_probabilities_do_not_depend_on_the_batches(
     pooling = "last" if model_type == "llama" else "mean"
     model = classifier_of(base_folder(tmp_path / "base", model_type), pooling=pooling, method="full").eval()
     model.backbone.to(torch.bfloat16)
-    runtime, rows = choose_runtime("fp32"), [row * 4 for row in rows_of(60)]  # 8 to 44 tokens
+    runtime, long = choose_runtime("fp32"), [token for row in rows_of(60) for token in row]
+    rows = [row * 4 for row in rows_of(60)] + [long[:n] for n in (1, 1, 2, 3, 3, 5, 7, 33, 60)]
     results = []
     for tokens in (100, 700, 4096):
         monkeypatch.setitem(TOKENS, "cpu", tokens)

@@ -114,19 +114,23 @@ def attend_sdpa(
 ) -> torch.Tensor:
     """Torch's scaled_dot_product_attention over one level, ``[tokens, heads, width]`` in and out.
 
-    Short rows in half precision on a CPU go through ``_ShortRows``: there the backward pass of torch's costs many times
-    what the products cost. On a GPU the keys and values of a group are repeated: with a mask, torch's fused kernel
-    takes no grouped queries, and its other one writes all weights out.
+    Scoring on a CPU takes rows of one length as they stand, see ``_attend_runs``. Short rows in half precision on a CPU
+    go through ``_ShortRows``: there the backward pass of torch's costs many times what the products cost. On a GPU the
+    keys and values of a group are repeated: with a mask, torch's fused kernel takes no grouped queries, and its other
+    one writes all weights out.
     """
     if q.device.type != "cpu" and q.shape[1] != k.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    half_on_cpu = q.device.type == "cpu" and q.dtype != torch.float32 and k.dtype == v.dtype == q.dtype
-    if half_on_cpu and not torch.is_grad_enabled():  # scoring: no sum depends on the other rows of a batch
-        level = level.steady
+    alike_on_cpu = q.device.type == "cpu" and k.dtype == v.dtype == q.dtype
+    half_on_cpu = alike_on_cpu and q.dtype != torch.float32
+    if alike_on_cpu and not torch.is_grad_enabled():  # scoring: no sum depends on the other rows of a batch
+        if level.runs:
+            return _attend_runs(q, k, v, level, scale)
+        level = level.steady if half_on_cpu else level
     queries = _pad(q, level.query, level.rows)
     keys, values = _pad(k, level.key, level.rows), _pad(v, level.key, level.rows)
     if half_on_cpu and not dropout and level.mask.shape[-1] <= SHORT_ROW:
-        out: torch.Tensor = _ShortRows.apply(queries, keys, values, level.mask, scale)  # type: ignore[no-untyped-call]
+        out: torch.Tensor = _ShortRows.apply(queries, keys, values, level.bias, scale)  # type: ignore[no-untyped-call]
     else:
         out = scaled_dot_product_attention(
             queries,
@@ -140,21 +144,41 @@ def attend_sdpa(
     return out.transpose(1, 2).flatten(0, 1).index_select(0, level.unpad)
 
 
+def _attend_runs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: Level, scale: float) -> torch.Tensor:
+    """Attention of rows that attend to their own tokens alone, ``[tokens, heads, width]`` in and out.
+
+    Rows of one length that stand behind each other are a block already: nothing is gathered, padded or masked.
+    """
+    out, start = q.new_empty((sum(rows * length for rows, length in level.runs), *q.shape[1:])), 0
+    for (rows, length), bias in zip(level.runs, level.run_biases, strict=True):
+        queries, keys, values, target = (
+            x[start : start + rows * length].view(rows, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v, out)
+        )
+        if q.dtype != torch.float32 and length <= SHORT_ROW:
+            target.copy_(_ShortRows.apply(queries, keys, values, bias, scale))  # type: ignore[no-untyped-call]
+        else:
+            group = q.shape[1] != k.shape[1]
+            options = {"is_causal": level.causal, "scale": scale, "enable_gqa": group}
+            target.copy_(scaled_dot_product_attention(queries, keys, values, **options))
+        start += rows * length
+    return out
+
+
 class _ShortRows(torch.autograd.Function):
     """Attention of padded rows as batched matrix products; the query heads of a group share one with their key head.
 
-    ``q`` ``[R, H, Lq, W]``, ``k`` and ``v`` ``[R, G, Lk, W]``, ``mask`` ``[R, 1, Lq, Lk]``. The softmax is computed in
-    fp32. The gradient of the scores is ``P * (dP - sum(dP * P))``, as in FlashAttention (Dao et al. 2022).
+    ``q`` ``[R, H, Lq, W]``, ``k`` and ``v`` ``[R, G, Lk, W]``, ``bias`` ``[R, 1, Lq, Lk]`` or what expands to it, fp32,
+    added to the scores. The softmax is computed in fp32. The gradient of the scores is ``P * (dP - sum(dP * P))``, as
+    in FlashAttention (Dao et al. 2022).
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    def forward(ctx: Any, q: Any, k: Any, v: Any, bias: torch.Tensor, scale: float) -> torch.Tensor:
         rows, heads, length, width = q.shape
         groups, keys = k.shape[1], k.shape[2]
         flat_q = q.reshape(rows * groups, -1, width)
         flat_k, flat_v = k.reshape(rows * groups, keys, width), v.reshape(rows * groups, keys, width)
         products = torch.bmm(flat_q, flat_k.transpose(1, 2)).view(rows, heads, length, keys)
-        bias = torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, float("-inf"))
         weights = torch.softmax(torch.add(bias, products, alpha=scale), -1).to(q.dtype)  # one pass, and in fp32
         weights = weights.view(rows * groups, -1, keys)
         ctx.save_for_backward(flat_q, flat_k, flat_v, weights)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ class Level:
         key: ``[R * Lk]``, the same of each key.
         unpad: ``[tokens]``, the index in the block of each query that is not padding.
         mask: ``[R, 1, Lq, Lk]``, true where a query attends to a key.
+        causal: whether a token attends to earlier ones alone.
+        runs: for segments that stand behind each other and attend to their own tokens alone: how many segments, and of
+            which length, follow each other in the packed sequence. Each run is a block without padding. None otherwise.
     """
 
     rows: int
@@ -42,6 +46,19 @@ class Level:
     key: torch.Tensor
     unpad: torch.Tensor
     mask: torch.Tensor
+    causal: bool
+    runs: tuple[tuple[int, int], ...] = ()
+
+    @cached_property
+    def bias(self) -> torch.Tensor:
+        """``mask`` as numbers to add to scores, fp32: 0 where it is true, minus infinity elsewhere."""
+        return torch.zeros(self.mask.shape, device=self.mask.device).masked_fill_(~self.mask, float("-inf"))
+
+    @cached_property
+    def run_biases(self) -> tuple[torch.Tensor, ...]:
+        """The same for each of the ``runs``, ``[L, L]``, or ``[1, 1]`` where every token attends to every one."""
+        sizes = [length if self.causal else 1 for _, length in self.runs]
+        return tuple(torch.full((size, size), float("-inf")).triu_(1) for size in sizes)
 
     @cached_property
     def steady(self) -> Level:
@@ -115,6 +132,8 @@ def _make_level(segments: list[int], lengths: Sequence[int], keys_of: list[np.nd
     at_query, at_key = np.arange(queries.max())[None], np.arange(keys.max())[None]
     starts = np.array([keys_of[i][-lengths[i]] for i in segments])[:, None]
     inside = at_query < queries
+    own = [lengths[i] for i in segments if len(keys_of[i]) == lengths[i]]
+    runs = tuple((len(list(run)), length) for length, run in groupby(own)) if len(own) == len(segments) else ()
     key = np.stack([np.pad(keys_of[i], (0, at_key.size - len(keys_of[i])), mode="edge") for i in segments])
     last_seen = (keys - queries + at_query)[:, :, None] if causal else (keys - 1)[:, :, None]
     mask = np.broadcast_to(at_key[:, None, :] <= last_seen, (len(segments), at_query.size, at_key.size))
@@ -124,4 +143,6 @@ def _make_level(segments: list[int], lengths: Sequence[int], keys_of: list[np.nd
         key=torch.from_numpy(key.ravel()),
         unpad=torch.from_numpy(np.flatnonzero(inside.ravel())),
         mask=torch.from_numpy(np.array(mask))[:, None],
+        causal=causal,
+        runs=runs,
     )
