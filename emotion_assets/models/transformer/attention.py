@@ -157,9 +157,15 @@ def _attend_runs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, level: Level
         if q.dtype != torch.float32 and length <= SHORT_ROW:
             target.copy_(_ShortRows.apply(queries, keys, values, bias, scale))  # type: ignore[no-untyped-call]
         else:
-            group = q.shape[1] != k.shape[1]
-            options = {"is_causal": level.causal, "scale": scale, "enable_gqa": group}
-            target.copy_(scaled_dot_product_attention(queries, keys, values, **options))
+            attended = scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                is_causal=level.causal,
+                scale=scale,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+            target.copy_(attended)
         start += rows * length
     return out
 
