@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from emotion_assets.storage.store import Store, StoredFolder, StoreError
 from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.resume import STATE_FILE
 from emotion_assets.training.trainer import Trainer, TrainingError
+from emotion_assets_tests.worlds import tiny
 from emotion_assets_tests.worlds.tiny import LABELS, VOCABULARY, stored_case
 
 ENVIRON = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -322,11 +324,31 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
 
 
 def test_four_bits_without_bitsandbytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
     _, base, tokens = stored_case(tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     _refused(_job(tmp_path, base, tokens, tmp_path / "t", quantization="nf4"), ["bitsandbytes", "pip install"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_four_bits_are_trained_and_scored_nearly_as_the_whole_weights_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in ("hidden_size", "intermediate_size"):
+        monkeypatch.setitem(tiny._WIDTHS, width, 128)  # bitsandbytes quantises 64 weights together
+    store, base, tokens = stored_case(tmp_path)
+    results = {}
+    for quantization in ("none", "nf4"):
+        root = tmp_path / quantization
+        job = _job(root, base, tokens, root / "t", quantization=quantization, epochs=3)
+        with store.writing("models") as draft:
+            info = run_job(dataclasses.replace(job, target=str(draft.path)), lambda line: None)
+            model = draft.finish(info)
+        results[quantization] = info, load_scorer(model, store).score(["river stone", "cloud amber lantern"])
+    (whole, expected), (quantised, scores) = results["none"], results["nf4"]
+    assert quantised["total_parameters"] == whole["total_parameters"]
+    assert quantised["trainable_parameters"] == whole["trainable_parameters"]
+    assert quantised["curve"]["losses"] == pytest.approx(whole["curve"]["losses"], rel=0.05)
+    assert 0 < np.abs(scores - expected).max() < 0.2
 
 
 # How the process ends.
