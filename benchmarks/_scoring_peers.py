@@ -156,7 +156,7 @@ def _export(tuned: Tuned, folder: Path) -> Path:
     shape = {0: torch.export.Dim("rows", min=1, max=4096), 1: torch.export.Dim("tokens", min=1, max=MAX_LENGTH)}
     file = folder / "encoder.onnx"
     torch.onnx.export(
-        Encoder(), (example, example), str(file), input_names=["input_ids", "attention_mask"],
+        Encoder().eval(), (example, example), str(file), input_names=["input_ids", "attention_mask"],
         dynamic_shapes={"input_ids": shape, "attention_mask": shape}, dynamo=True, verbose=False,
     )  # fmt: skip
     return file

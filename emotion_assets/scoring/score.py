@@ -50,9 +50,11 @@ if TYPE_CHECKING:
 SPOOL_ROWS = 1024
 BATCH_CHARACTERS = 16_000_000
 STORE_SECONDS = 1.0
+STORE_SHARE = 0.1
 STORE_BYTES = 32_000_000
-"""Scores are stored as soon as they are this old or this large. A commit costs the more the larger the database is, so
-one for each batch of a fast model would make a row dearer, the more rows there are."""
+"""Scores are stored as soon as they are this old, and storing takes no more than this share of the time, or are this
+large. A commit costs the more the larger the database is, so one for each batch of a fast model would make a row
+dearer, the more rows there are."""
 COLUMNS = ("text", "feedback_id", "probabilities", "truncated", "answered_by")
 """Of the rows that wait, as ``warehouse.scores.waiting_texts`` gives them."""
 
@@ -194,15 +196,17 @@ class _Writer:
         self._waiting: list[pa.Table] = []
         self._bytes = 0
         self._last = time.monotonic()
+        self._pause = STORE_SECONDS
 
     def add(self, rows: pa.Table) -> None:
         self._waiting.append(rows)
         self._bytes += rows.nbytes
-        if self._bytes >= STORE_BYTES or time.monotonic() - self._last >= STORE_SECONDS:
+        if self._bytes >= STORE_BYTES or time.monotonic() - self._last >= self._pause:
             self.store()
 
     def store(self) -> None:
         """Store what waits."""
+        started = time.monotonic()
         if self._waiting:
             rows, self._waiting, self._bytes = pa.concat_tables(self._waiting), [], 0
             queue = _queue(rows, self._audit_share)
@@ -211,6 +215,7 @@ class _Writer:
                 self.stored += store_scores(db, rows.drop(["text"]), queue)
                 failpoint("scoring.stored")
         self._last = time.monotonic()
+        self._pause = max(STORE_SECONDS, (self._last - started) / STORE_SHARE)
 
 
 def _count_first(rows: pa.Table, calibration: Calibration) -> int:

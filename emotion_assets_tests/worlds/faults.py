@@ -145,7 +145,7 @@ def _child(
     forget: str,
 ) -> None:
     os.environ[VARIABLE] = failpoint
-    score.STORE_SECONDS = 0.0  # each batch in a transaction of its own, so that runs are killed between them
+    score.STORE_BYTES = 1  # each batch in a transaction of its own, so that runs are killed between them
     try:
         workspace = workspace_at(home, sources)
         error.touch()
