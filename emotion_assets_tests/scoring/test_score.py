@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from emotion_assets.evaluation.metrics import scale
@@ -91,6 +93,28 @@ def test_scores_do_not_depend_on_how_many_batches_are_stored_together(
         assert (len(commits) == 1) == (name == "once")
         assert report.rows == sum(report.statuses.values()) == len(states[name]["scored_feedback"]) > 7
     assert states["seconds"] == states["bytes"] == states["once"]
+
+
+def test_storing_takes_a_tenth_of_the_time_however_long_a_commit_takes(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, commits = [0.0], []
+
+    def store(db: object, rows: pa.Table, queue: pa.Table) -> int:
+        clock[0] += 2
+        commits.append(len(rows))
+        return len(rows)
+
+    monkeypatch.setattr(scoring, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(scoring, "store_scores", store)
+    monkeypatch.setattr(scoring, "_queue", lambda rows, share: rows)
+    writer = scoring._Writer(workspace.warehouse, 0.01)
+    for _ in range(50):
+        clock[0] += 1
+        writer.add(pa.table({"text": ["a"]}))
+    writer.store()
+    assert commits == [1, 20, 20, 9]  # the first after a second, then ten times what it took, and what is left
+    assert writer.stored == 50
 
 
 def test_long_texts_are_sorted_in_parts_that_fit_in_memory(

@@ -124,7 +124,7 @@ def attend_sdpa(
     alike_on_cpu = q.device.type == "cpu" and k.dtype == v.dtype == q.dtype
     half_on_cpu = alike_on_cpu and q.dtype != torch.float32
     if alike_on_cpu and not torch.is_grad_enabled():  # scoring: no sum depends on the other rows of a batch
-        if level.runs:
+        if level.runs and not dropout:
             return _attend_runs(q, k, v, level, scale)
         level = level.steady if half_on_cpu else level
     queries = _pad(q, level.query, level.rows)
