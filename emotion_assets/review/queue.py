@@ -18,7 +18,7 @@ from emotion_assets.review.sheets import read_lines, write_workbook
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.exports import export_tables, writing_rows
 from emotion_assets.storage.warehouse.database import Warehouse
-from emotion_assets.storage.warehouse.review import queued_texts, reviewed_texts, store_labels
+from emotion_assets.storage.warehouse.review import QUEUE, queued_ids, queued_texts, reviewed_texts, store_labels
 
 GUARD = "'"  # what a spreadsheet program, or our own export, may have put before a cell
 
@@ -48,12 +48,15 @@ def export_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> in
     if path.suffix not in (".csv", ".xlsx"):
         raise UserError(f"{path}: not a name for a review file; let it end in .csv or .xlsx")
     with warehouse.reading() as db:
-        texts = queued_texts(db)
-    if path.suffix == ".xlsx":
-        write_workbook(path, texts, labels)
-        return int(texts.num_rows)
-    with writing_rows(path, texts.schema) as write:
-        return sum(write(batch) for batch in texts.to_batches())
+        lines, texts = queued_texts(db)
+        if path.suffix == ".xlsx":
+            write_workbook(path, lines, texts, labels)
+        else:
+            with writing_rows(path, QUEUE) as write:
+                for part in texts:
+                    for batch in part.to_batches():
+                        write(batch)
+    return lines
 
 
 def import_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> ReviewOutcome:
@@ -67,7 +70,7 @@ def import_review(warehouse: Warehouse, path: Path, labels: Sequence[str]) -> Re
     """
     lines, rejected = read_lines(path)
     with warehouse.reading() as db:
-        queued = set(queued_texts(db, reviewed=True)["review_id"].to_pylist())
+        queued = queued_ids(db)
     accepted: dict[str, dict[str, Any]] = {}
     unlabelled = 0
     for number, line in lines:

@@ -16,6 +16,7 @@ from emotion_assets.forms.problems import Quarantine, Rejected
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.feedback import ReadingSettings
 from emotion_assets.storage.exports import writing_file
+from emotion_assets.storage.warehouse.review import QUEUE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,8 +28,10 @@ WIDTHS = {"text": 90, "label": 16, "reviewer": 16, "reviewed_at": 24}
 WORKBOOK_MAGIC = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods; .xls, and an .xlsx with a password
 
 
-def write_workbook(path: Path, texts: pa.Table, labels: Sequence[str]) -> None:
-    """Write the queue to a ``.xlsx`` file in which the labels are a drop-down list.
+def write_workbook(path: Path, lines: int, texts: Iterable[pa.Table], labels: Sequence[str]) -> None:
+    """Write the queue, tables of the columns ``QUEUE``, to a ``.xlsx`` file in which the labels are a drop-down list.
+
+    ``lines`` says how many rows they have together.
 
     Every text is a cell of text, also one that begins like a formula. What a cell cannot hold is replaced (control
     characters) or cut (more than 32,767 characters).
@@ -40,8 +43,8 @@ def write_workbook(path: Path, texts: pa.Table, labels: Sequence[str]) -> None:
     from openpyxl.utils import get_column_letter
     from openpyxl.worksheet.datavalidation import DataValidation
 
-    if texts.num_rows >= SHEET_ROWS:
-        raise UserError(f"{path}: a sheet holds {SHEET_ROWS - 1} lines, {texts.num_rows} wait; export to .csv")
+    if lines >= SHEET_ROWS:
+        raise UserError(f"{path}: a sheet holds {SHEET_ROWS - 1} lines, {lines} wait; export to .csv")
     book = Workbook(write_only=True)
     sheet, choices = book.create_sheet("review"), book.create_sheet("labels")
     choices.sheet_state = "hidden"
@@ -49,18 +52,18 @@ def write_workbook(path: Path, texts: pa.Table, labels: Sequence[str]) -> None:
     for label in labels:
         append_choice([label])
     sheet.freeze_panes = "A2"
-    for place, name in enumerate(texts.column_names, start=1):
+    for place, name in enumerate(QUEUE.names, start=1):
         sheet.column_dimensions[get_column_letter(place)].width = WIDTHS.get(name, 12)
-    column = get_column_letter(texts.column_names.index("label") + 1)
+    column = get_column_letter(QUEUE.names.index("label") + 1)
     # A list of its own sheet: one inside the rule may have 255 characters, and no comma in a label.
     rule = DataValidation("list", formula1=f"labels!$A$1:$A${len(labels)}", allow_blank=True, showErrorMessage=True)
     rule.errorTitle, rule.error = "label", "Choose one of the list."
-    rule.add(f"{column}2:{column}{max(2, texts.num_rows + 1)}")
+    rule.add(f"{column}2:{column}{max(2, lines + 1)}")
     sheet.data_validations.append(rule)
-    append = _appender(sheet, texts.num_columns)
-    append(texts.column_names)
-    for batch in texts.to_batches(1024):
-        for row in batch.to_pylist():
+    append = _appender(sheet, len(QUEUE))
+    append(QUEUE.names)
+    for part in texts:
+        for row in part.to_pylist():
             append(row.values())
     with writing_file(path) as file:
         book.save(file)

@@ -36,7 +36,7 @@ from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
 from emotion_assets.storage.warehouse.scores import (
     churn,
     current_model,
-    measure_waiting,
+    list_waiting,
     record_model,
     store_scores,
     waiting_texts,
@@ -153,9 +153,9 @@ def score_feedback(
     writer = _Writer(warehouse, settings.feedback.audit_share)
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
         with warehouse.reading() as db:
-            total, size = measure_waiting(db, version, since)
+            total, size = list_waiting(db, version, since)
             if total:
-                _spool(waiting_texts(db, version, since, size, SPOOL_ROWS), spool)
+                _spool(waiting_texts(db, version, size, SPOOL_ROWS), spool)
         failpoint("scoring.spooled")
         if total:
             spool.seek(0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -28,11 +29,11 @@ from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.locks import file_lock
 from emotion_assets.storage.store import file_sha256
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write, tables
-from emotion_assets.storage.warehouse.feedback import table_rows
+from emotion_assets.storage.warehouse.feedback import mean_text_bytes, table_rows
 from emotion_assets.storage.warehouse.scores import score_rows
 
 MANIFEST, CURRENT, SETS_KEPT = "manifest.json", "current", 2
-ROWS_PER_BATCH = 10_240
+ROWS_PER_BATCH, BATCH_BYTES = 10_240, 32_000_000
 FORMULA = r"^(\s*[=+\-@＝＋－＠]|[\t\r\n])"
 
 
@@ -77,7 +78,7 @@ def export_scores(warehouse: Warehouse, path: Path) -> int:
         UserError: as ``writing_rows``.
     """
     with warehouse.reading() as db:
-        batches = score_rows(db, ROWS_PER_BATCH)
+        batches = score_rows(db, _rows_per_batch(db))
         with writing_rows(path, batches.schema) as write:
             return sum(write(batch) for batch in batches)
 
@@ -159,14 +160,20 @@ def neutralise_formulas(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _write_set(warehouse: Warehouse, draft: Path) -> dict[str, int]:
     rows: dict[str, int] = {}
     with warehouse.reading() as db:
+        rows_per_batch = _rows_per_batch(db)
         for name in tables(db):
-            rows[name] = _write(draft / f"{name}.parquet", table_rows(db, name, ROWS_PER_BATCH))
+            rows[name] = _write(draft / f"{name}.parquet", table_rows(db, name, rows_per_batch))
             failpoint("export.mid_set")
         for suffix in (".parquet", ".csv"):
-            rows["scores"] = _write(draft / f"scores{suffix}", score_rows(db, ROWS_PER_BATCH))
+            rows["scores"] = _write(draft / f"scores{suffix}", score_rows(db, rows_per_batch))
     sums = {file.name: file_sha256(file) for file in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps({"files": sums, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     return rows
+
+
+def _rows_per_batch(db: duckdb.DuckDBPyConnection) -> int:
+    """Fewer where texts are long: a batch, which becomes a row group of a Parquet file, is held in memory whole."""
+    return min(ROWS_PER_BATCH, max(1, BATCH_BYTES // max(1, mean_text_bytes(db))))
 
 
 def _publish(root: Path, draft: Path, rows: dict[str, int]) -> ExportSet:

@@ -52,7 +52,8 @@ def materialised(address: Address) -> set[str]:
 
 
 def test_a_run_that_is_launched_in_the_browser_runs_beside_the_code_server(deployment: Deployment) -> None:
-    assert {run["status"] for run in deployment.webserver.runs()} == {"SUCCESS"}, deployment.logs()
+    statuses = {run["status"] for run in deployment.webserver.runs()}  # the daemon may have started runs of its own
+    assert "SUCCESS" in statuses and not statuses & {"FAILURE", "CANCELED"}, deployment.logs()
     assert set(CHAMPION) <= materialised(deployment.webserver)
     assert (deployment.home / "emotion.duckdb").is_file()
     assert not list(deployment.folder.rglob("*.db")), "some of the history is in SQLite"

@@ -16,6 +16,7 @@ from emotion_assets.review.queue import export_review, import_review
 from emotion_assets.review.sheets import read_lines, write_workbook
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.warehouse.database import fetch
+from emotion_assets.storage.warehouse.review import QUEUE
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 from emotion_assets_tests.worlds.feedback import LABELS, drop_csv
@@ -42,8 +43,11 @@ def column_of(sheet: Worksheet, name: str) -> int:
     return next(cell.column for cell in sheet[1] if cell.value == name)
 
 
-def queue_table(*texts: str) -> pa.Table:
-    return pa.table({"review_id": [f"r{i}" for i in range(len(texts))], "text": texts, "label": [""] * len(texts)})
+def queue_of(*texts: str) -> tuple[int, list[pa.Table]]:
+    """These texts as the queue, each in a table of its own."""
+    given = {"emotion": "joy", "confidence": 0.5, "reason": "audit", "label": "", "reviewer": "", "reviewed_at": ""}
+    rows = [{"review_id": f"r{i}", "text": text, "rows": 1, **given} for i, text in enumerate(texts)]
+    return len(rows), [pa.Table.from_pylist([row], QUEUE) for row in rows]
 
 
 def test_a_csv_for_review_begins_with_the_mark_that_excel_looks_for(queued: Workspace, tmp_path: Path) -> None:
@@ -73,14 +77,14 @@ def offered(book: Workbook, formula: str) -> list[Any]:
 
 
 def test_a_list_may_be_longer_than_a_rule_holds_and_have_commas(tmp_path: Path) -> None:
-    write_workbook(tmp_path / "q.xlsx", queue_table(), MANY)
+    write_workbook(tmp_path / "q.xlsx", *queue_of(), MANY)
     book = load_workbook(tmp_path / "q.xlsx")
     (rule,) = book.worksheets[0].data_validations.dataValidation
     assert offered(book, rule.formula1) == MANY
 
 
 def test_what_no_cell_holds_is_replaced_or_cut(tmp_path: Path) -> None:
-    write_workbook(tmp_path / "q.xlsx", queue_table("a\x0bb\x1b[31m", "🙂" * 40_000), LABELS)
+    write_workbook(tmp_path / "q.xlsx", *queue_of("a\x0bb\x1b[31m", "🙂" * 40_000), LABELS)
     sheet = load_workbook(tmp_path / "q.xlsx").worksheets[0]
     assert sheet["B2"].value == "a\ufffdb\ufffd[31m"
     long = str(sheet["B3"].value)
@@ -90,9 +94,9 @@ def test_what_no_cell_holds_is_replaced_or_cut(tmp_path: Path) -> None:
 
 def test_more_lines_than_a_sheet_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emotion_assets.review.sheets.SHEET_ROWS", 3)
-    write_workbook(tmp_path / "q.xlsx", queue_table("a", "b"), LABELS)
+    write_workbook(tmp_path / "q.xlsx", *queue_of("a", "b"), LABELS)
     with pytest.raises(UserError, match=r"q\.xlsx: a sheet holds 2 lines, 3 wait; export to \.csv"):
-        write_workbook(tmp_path / "q.xlsx", queue_table("a", "b", "c"), LABELS)
+        write_workbook(tmp_path / "q.xlsx", *queue_of("a", "b", "c"), LABELS)
 
 
 def test_a_workbook_comes_back_as_it_was_filled_in(queued: Workspace, tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from emotion_assets.scoring.score import (
 )
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS
-from emotion_assets.storage.warehouse import database, scores
+from emotion_assets.storage.warehouse import database, long_texts
 from emotion_assets.storage.warehouse.database import fetch
-from emotion_assets.storage.warehouse.scores import measure_waiting, store_scores, waiting_texts
+from emotion_assets.storage.warehouse.scores import list_waiting, store_scores, waiting_texts
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 from emotion_assets_tests.worlds.feedback import drop_csv, state
@@ -134,10 +134,10 @@ def test_long_texts_are_sorted_in_parts_that_fit_in_memory(
             {"rows": rows, "words": words},
         )
     monkeypatch.setitem(database.CONFIG, "memory_limit", "64MB")
-    monkeypatch.setattr(scores, "SORT_BYTES", 4_000_000)
+    monkeypatch.setattr(long_texts, "SLICE_BYTES", 4_000_000)
     with workspace.warehouse.reading() as db:
-        waiting, size = measure_waiting(db, "", None)
-        texts = [text for batch in waiting_texts(db, "", None, size, 1024) for text in batch["text"].to_pylist()]
+        waiting, size = list_waiting(db, "", None)
+        texts = [text for batch in waiting_texts(db, "", size, 1024) for text in batch["text"].to_pylist()]
     assert (waiting, size) == (rows, rows * (33 * words - 1))
     assert len(set(texts)) == rows // 2
     assert texts[::2] == texts[1::2]

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
 from emotion_assets.storage.warehouse.forget import is_forgotten, kept_excerpt
-from emotion_assets.storage.warehouse.tables import FeedbackUndated, IngestedFile
+from emotion_assets.storage.warehouse.long_texts import add_computed
+from emotion_assets.storage.warehouse.tables import IngestedFile
 
 STAGED = pa.schema(
     [
@@ -113,7 +114,7 @@ def store_file(db: duckdb.DuckDBPyConnection, file: FileRecord, staged: pa.Recor
         return None
     fill_identities(db)
     db.register("_staged", staged)
-    db.execute("CREATE OR REPLACE TEMP TABLE staged AS SELECT * FROM _staged")
+    db.execute("CREATE OR REPLACE TEMP TABLE staged AS SELECT *, row_number() OVER () AS place FROM _staged")
     db.unregister("_staged")
     _judge(db, file)
     _insert_judged(db, file)
@@ -154,33 +155,32 @@ def fill_identities(db: duckdb.DuckDBPyConnection) -> None:
 def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
     """Make the table ``judged``: each row of ``staged`` that is not rejected yet, with its outcome.
 
-    The identities are a table of their own, and what is known of them is looked for between the least and the greatest:
-    so only the parts of ``feedback`` that can hold them are read, and not all of it.
+    Texts are compared by their md5 and not copied, so that memory does not depend on how long they are.
     """
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE given AS
-        SELECT *, 'id:' || id AS identity FROM staged WHERE reason_code IS NULL AND id IS NOT NULL
+        WITH readable AS (
+            SELECT place, row_number, id, undated, md5(text) AS text_hash,
+                CASE WHEN id IS NULL THEN {content_of()} END AS content
+            FROM staged WHERE reason_code IS NULL
+        )
+        SELECT *, 'id:' || id AS identity FROM readable WHERE id IS NOT NULL
         UNION ALL
-        SELECT * EXCLUDE (content),
-            'row:' || content || ':' || row_number() OVER (PARTITION BY content ORDER BY row_number) AS identity
-        FROM (SELECT *, {content_of()} AS content FROM staged WHERE reason_code IS NULL AND id IS NULL)
+        SELECT *, 'row:' || content || ':' || row_number() OVER (PARTITION BY content ORDER BY row_number) AS identity
+        FROM readable WHERE id IS NULL
         """
     )
-    least, greatest = db.execute("SELECT min(identity), max(identity) FROM given").fetchall()[0]
+    db.register("_known", _known_texts(db, file))
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE judged AS
         WITH repeated AS (SELECT identity FROM given GROUP BY identity HAVING count(*) > 1),
-        versions AS (
-            SELECT identity, max(version) AS last, list(DISTINCT text) AS texts FROM feedback
-            WHERE source = $source AND identity BETWEEN $least AND $greatest
-                AND identity IN (SELECT identity FROM given) GROUP BY identity
-        ),
+        versions AS (SELECT identity, max(version) AS last, list(text_hash) AS hashes FROM _known GROUP BY identity),
         mine AS (SELECT row_number FROM feedback WHERE source_sha256 = $sha),
         compared AS (
             SELECT given.*, coalesce(last, 0) AS last,
-                coalesce(list_contains(texts, given.text), false) AS known,
+                coalesce(list_contains(hashes, given.text_hash), false) AS known,
                 given.identity IN (FROM repeated) AS is_repeated,
                 row_number IN (SELECT row_number FROM mine) AS kept,
                 {is_forgotten("$source", "given.identity", "$sha", "row_number")} AS is_forgotten
@@ -189,11 +189,11 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
         ranked AS (
             SELECT *, 1 AS nth FROM compared WHERE NOT is_repeated
             UNION ALL
-            SELECT *, row_number() OVER (PARTITION BY identity, text ORDER BY row_number) AS nth
+            SELECT *, row_number() OVER (PARTITION BY identity, text_hash ORDER BY row_number) AS nth
             FROM compared WHERE is_repeated
         ),
         outcomes AS (
-            SELECT * EXCLUDE (known, nth, kept, is_forgotten),
+            SELECT place, row_number, id, identity, undated, last, is_repeated,
                 CASE WHEN kept THEN 'kept' WHEN is_forgotten THEN 'forgotten' WHEN known OR nth > 1 THEN 'duplicate'
                     ELSE 'accepted' END AS outcome
             FROM ranked
@@ -205,32 +205,59 @@ def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
             last + sum((outcome = 'accepted')::INTEGER) OVER (PARTITION BY identity ORDER BY row_number) AS version
         FROM outcomes WHERE is_repeated
         """,
-        {"source": file.source, "sha": file.sha256, "least": least, "greatest": greatest},
+        {"source": file.source, "sha": file.sha256},
     )
+    db.unregister("_known")
     db.execute("DROP TABLE given")
+
+
+def _known_texts(db: duckdb.DuckDBPyConnection, file: FileRecord) -> pa.Table:
+    """``identity``, ``version`` and ``text_hash`` of the rows of ``feedback`` that have an identity of ``given``.
+
+    They are looked for between the least and the greatest: so only the parts of ``feedback`` that can hold them are
+    read.
+    """
+    least, greatest = db.execute("SELECT min(identity), max(identity) FROM given").fetchall()[0]
+    query = """
+        SELECT rowid AS place, identity, version FROM feedback SEMI JOIN given USING (identity)
+        WHERE source = $source AND identity BETWEEN $least AND $greatest
+    """
+    known = fetch(db, query, {"source": file.source, "least": least, "greatest": greatest})
+    return add_computed(db, "feedback", known, "text_hash", "md5(text)")
 
 
 def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
     """Store the accepted rows of ``judged``, and as rejects the forgotten ones and the rejected rows of ``staged``."""
     db.execute(
         """
-        INSERT INTO feedback BY NAME
-        WITH named AS (
+        CREATE OR REPLACE TEMP TABLE named AS
+        WITH accepted AS (
             SELECT *, CASE WHEN $source = 'default' THEN '' ELSE $source || ':' END
                 || coalesce(id, identity) || CASE WHEN version > 1 THEN '@' || version ELSE '' END AS name
             FROM judged WHERE outcome = 'accepted'
         ),
-        taken AS (SELECT feedback_id FROM feedback SEMI JOIN named ON feedback_id = name)
-        SELECT CASE WHEN name IN (FROM taken)
-                OR row_number() OVER (PARTITION BY name ORDER BY row_number) > 1
-            THEN name || '~' || left(sha256($source || chr(31) || identity || chr(31) || version), 8)
-            ELSE name END AS feedback_id,
-            text, created_at, $now AS received_at, $sha AS source_sha256, row_number, attributes, $source AS source,
-            identity, version
-        FROM named ORDER BY row_number
+        taken AS (SELECT feedback_id FROM feedback SEMI JOIN accepted ON feedback_id = name),
+        ids AS (
+            SELECT place, identity, version, CASE WHEN name IN (FROM taken)
+                    OR row_number() OVER (PARTITION BY name ORDER BY row_number) > 1
+                THEN name || '~' || left(sha256($source || chr(31) || identity || chr(31) || version), 8)
+                ELSE name END AS feedback_id
+            FROM accepted
+        )
+        SELECT feedback_id, identity, version FROM (SELECT place FROM staged) LEFT JOIN ids USING (place) ORDER BY place
+        """,
+        {"source": file.source},
+    )
+    db.execute(
+        """
+        INSERT INTO feedback BY NAME
+        SELECT feedback_id, text, created_at, $now AS received_at, $sha AS source_sha256, row_number, attributes,
+            $source AS source, identity, version
+        FROM staged POSITIONAL JOIN named WHERE feedback_id IS NOT NULL
         """,
         {"now": file.now, "sha": file.sha256, "source": file.source},
     )
+    db.execute("DROP TABLE named")
     db.execute("DELETE FROM feedback_rejects WHERE source_sha256 = ?", [file.sha256])
     db.execute(
         f"""
@@ -307,80 +334,6 @@ def _record_file(
     insert_rows(db, [row])
 
 
-def undated_files(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str]]:
-    """sha256 and source of each file that has rows without a readable time, and the fingerprint of the settings that
-    these were last tried with."""
-    rows = db.execute(
-        "SELECT file_sha256, source, coalesce(dating, reading) FROM ingested_files WHERE rows_undated > 0"
-    ).fetchall()
-    return [(sha256, source, tried) for sha256, source, tried in rows]
-
-
-def undated_rows(db: duckdb.DuckDBPyConnection, sha256: str) -> list[tuple[str, str]]:
-    """Id and attributes of each row of a file that has a time among its attributes in place of ``created_at``."""
-    return db.execute(
-        """
-        SELECT feedback_id, attributes FROM feedback
-        WHERE source_sha256 = ? AND created_at IS NULL AND json_exists(attributes, '$.created_at')
-        """,
-        [sha256],
-    ).fetchall()
-
-
-def undated_forms(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str, int]]:
-    """Source, form and rows of the times that could not be read, the most frequent first."""
-    rows = db.execute(
-        "SELECT source, form, sum(n)::BIGINT AS n FROM feedback_undated GROUP BY ALL ORDER BY n DESC, source, form"
-    ).fetchall()
-    return [(source, form, n) for source, form, n in rows]
-
-
-def undated_values(db: duckdb.DuckDBPyConnection, source: str, most: int) -> list[str]:
-    """Some of the times of a source that could not be read, as they were given."""
-    rows = db.execute(
-        """
-        SELECT DISTINCT attributes->>'$.created_at' FROM feedback
-        WHERE source = ? AND created_at IS NULL AND json_exists(attributes, '$.created_at') LIMIT ?
-        """,
-        [source, most],
-    ).fetchall()
-    return [value for (value,) in rows]
-
-
-def record_redated(
-    db: duckdb.DuckDBPyConnection, sha256: str, source: str, dating: str, dated: pa.Table, forms: Mapping[str, int]
-) -> None:
-    """Give rows of a file their time, and count what is left.
-
-    Args:
-        dating: fingerprint of the settings that were tried.
-        dated: ``feedback_id``, ``created_at`` and the ``attributes`` that are left.
-        forms: of the rows that are still without a time.
-    """
-    db.register("_dated", dated)
-    db.execute(
-        f"""
-        UPDATE feedback SET created_at = d.created_at, attributes = d.attributes,
-            identity = CASE WHEN identity LIKE 'row:%' THEN 'row:' || d.content || ':' || split_part(identity, ':', 3)
-                ELSE identity END
-        FROM (
-            SELECT _dated.*, {content_of("f.text", "_dated.created_at", "_dated.attributes")} AS content
-            FROM _dated JOIN feedback f USING (feedback_id)
-        ) d
-        WHERE feedback.feedback_id = d.feedback_id
-        """
-    )
-    db.unregister("_dated")
-    db.execute("DELETE FROM feedback_undated WHERE source_sha256 = ?", [sha256])
-    if forms:
-        rows = [FeedbackUndated(source_sha256=sha256, source=source, form=form, n=n) for form, n in forms.items()]
-        insert_rows(db, rows)
-    db.execute(
-        "UPDATE ingested_files SET rows_undated = ?, dating = ? WHERE file_sha256 = ?",
-        [sum(forms.values()), dating, sha256],
-    )
-
-
 def feedback_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """What the UI shows of the table ``feedback``: rows and rejects by reason; nothing that a customer wrote."""
     rows = count(db, "SELECT count(*) FROM feedback")
@@ -390,6 +343,11 @@ def feedback_totals(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
             db, "SELECT reason_code, count(*) AS n FROM feedback_rejects GROUP BY ALL ORDER BY n DESC, reason_code"
         ).to_pylist(),
     }
+
+
+def mean_text_bytes(db: duckdb.DuckDBPyConnection) -> int:
+    """Of the accepted rows."""
+    return count(db, "SELECT coalesce(avg(strlen(text)), 0)::BIGINT FROM feedback")
 
 
 def table_rows(db: duckdb.DuckDBPyConnection, table: str, rows_per_batch: int) -> pa.RecordBatchReader:

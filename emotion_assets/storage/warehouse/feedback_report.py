@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from emotion_assets.storage.warehouse.database import fetch
+from emotion_assets.storage.warehouse.long_texts import read_in_slices
 
 Row = dict[str, Any]
 
@@ -111,13 +112,14 @@ def by_attribute(db: duckdb.DuckDBPyConnection, name: str, values: int) -> list[
 
 
 def recent_rows(db: duckdb.DuckDBPyConnection, start: datetime, most: int) -> pa.Table:
-    """Text, emotion, confidence and status of the rows since ``start``; of more than ``most`` a fixed random sample."""
+    """Emotion, confidence, status and text of the rows since ``start``; of more than ``most``, or more than
+    ``long_texts.SLICE_BYTES`` of text, a fixed random sample."""
     query = """
-        SELECT f.text, s.emotion, s.confidence, s.status
+        SELECT f.rowid AS place, s.emotion, s.confidence, s.status
         FROM (SELECT * FROM scored WHERE moment > $start ORDER BY md5(feedback_id) LIMIT $most) s
         JOIN feedback f USING (feedback_id) ORDER BY md5(feedback_id)
     """
-    return fetch(db, query, {"start": start, "most": most})
+    return next(read_in_slices(db, "feedback", fetch(db, query, {"start": start, "most": most})))
 
 
 def rejects(db: duckdb.DuckDBPyConnection) -> list[Row]:

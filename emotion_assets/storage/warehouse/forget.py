@@ -19,8 +19,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from emotion_assets.storage.warehouse.database import count, insert_rows
-from emotion_assets.storage.warehouse.tables import FeedbackUndated
+from emotion_assets.storage.warehouse.database import count
 
 SALT_BYTES = 16
 _HASH = "sha256((SELECT any_value(salt) FROM forgotten) || {0})"
@@ -127,9 +126,9 @@ def remove_person(db: duckdb.DuckDBPyConnection, person: Person, now: datetime, 
 
 
 def _remove_marked(db: duckdb.DuckDBPyConnection, cut: int = 0) -> Removed:
-    rows = db.execute("SELECT source, identity, text, source_sha256 FROM going ORDER BY ALL").fetchall()
-    query = "SELECT DISTINCT text FROM review_queue SEMI JOIN going USING (feedback_id) WHERE label IS NOT NULL"
-    reviewed = db.execute(f"{query} ORDER BY text").fetchall()
+    rows = sorted(db.execute("SELECT source, identity, text, source_sha256 FROM going").fetchall())
+    query = "SELECT text FROM review_queue SEMI JOIN going USING (feedback_id) WHERE label IS NOT NULL"
+    reviewed = {text for (text,) in db.execute(query).fetchall()}
     excerpt_files = db.execute("SELECT DISTINCT source_sha256 FROM excerpts ORDER BY ALL").fetchall()
     undated = db.execute(
         """
@@ -148,7 +147,7 @@ def _remove_marked(db: duckdb.DuckDBPyConnection, cut: int = 0) -> Removed:
     return Removed(
         rows=tuple(Row(*row) for row in rows),
         counts=counts,
-        reviewed=tuple(text for (text,) in reviewed),
+        reviewed=tuple(sorted(reviewed)),
         excerpt_files=tuple(sha256 for (sha256,) in excerpt_files),
         undated_files=tuple(undated),
     )
@@ -219,13 +218,6 @@ def _move_in_the_books(db: duckdb.DuckDBPyConnection) -> None:
         FROM going ORDER BY source_sha256, row_number
         """
     )
-
-
-def recount_undated(db: duckdb.DuckDBPyConnection, sha256: str, source: str, forms: Mapping[str, int]) -> None:
-    """Store how many rows of a file are without a readable time, by the form of that time."""
-    db.execute("DELETE FROM feedback_undated WHERE source_sha256 = ?", [sha256])
-    insert_rows(db, [FeedbackUndated(source_sha256=sha256, source=source, form=form, n=n) for form, n in forms.items()])
-    db.execute("UPDATE ingested_files SET rows_undated = ? WHERE file_sha256 = ?", [sum(forms.values()), sha256])
 
 
 def keep_forgotten(db: duckdb.DuckDBPyConnection, forgotten: pa.Table) -> Removed:

@@ -6,14 +6,32 @@ write belong inside ``Warehouse.writing``, so that what they write is one transa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import duckdb
 import pyarrow as pa
 
 from emotion_assets.storage.warehouse.database import count, fetch
+from emotion_assets.storage.warehouse.long_texts import read_in_slices
+
+QUEUE = pa.schema(
+    [
+        ("review_id", pa.string()),
+        ("text", pa.string()),
+        ("emotion", pa.string()),
+        ("confidence", pa.float32()),
+        ("reason", pa.string()),
+        ("label", pa.string()),
+        ("reviewer", pa.string()),
+        ("reviewed_at", pa.string()),
+        ("rows", pa.int64()),
+    ]
+)
+"""A text that waits for a label."""
 
 
-def queued_texts(db: duckdb.DuckDBPyConnection, reviewed: bool = False) -> pa.Table:
-    """The texts of the review queue, each once; ``reviewed`` adds those that have a label.
+def queued_texts(db: duckdb.DuckDBPyConnection) -> tuple[int, Iterator[pa.Table]]:
+    """How many texts wait for a label, and each of them once, slice by slice; read them before using ``db`` again.
 
     The audit sample comes first, in random order: a person who stops half-way leaves a random part of it.
 
@@ -21,13 +39,21 @@ def queued_texts(db: duckdb.DuckDBPyConnection, reviewed: bool = False) -> pa.Ta
     column is always filled: some spreadsheets leave out the delimiters before cells that are empty to the end of a row.
     """
     query = """
-        SELECT 'r' || md5(text) AS review_id, text, any_value(emotion) AS emotion, any_value(confidence) AS confidence,
+        SELECT min(rowid) AS place, 'r' || md5(text) AS review_id,
+            any_value(emotion) AS emotion, any_value(confidence) AS confidence,
             CASE WHEN bool_or(audit) THEN 'audit' ELSE 'abstain' END AS reason,
             '' AS label, '' AS reviewer, '' AS reviewed_at, count(*) AS rows
-        FROM review_queue WHERE $reviewed OR label IS NULL
-        GROUP BY text ORDER BY reason DESC, review_id
+        FROM review_queue WHERE label IS NULL
+        GROUP BY review_id ORDER BY reason DESC, review_id
     """
-    return fetch(db, query, {"reviewed": reviewed})
+    queue = fetch(db, query)
+    return queue.num_rows, (part.select(QUEUE.names) for part in read_in_slices(db, "review_queue", queue))
+
+
+def queued_ids(db: duckdb.DuckDBPyConnection) -> set[str]:
+    """The ``review_id`` of every text that is, or was, in the review queue."""
+    ids = fetch(db, "SELECT DISTINCT 'r' || md5(text) AS review_id FROM review_queue")["review_id"].to_pylist()
+    return set(ids)
 
 
 def store_labels(db: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
+from emotion_assets.storage.warehouse import long_texts
+from emotion_assets.storage.warehouse.database import count, fetch, insert, insert_rows
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
 BATCH_ROWS = 65_536
-SORT_BYTES = 64_000_000
 
 
 Decide = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
@@ -87,10 +87,10 @@ def _decide_again(db: duckdb.DuckDBPyConnection, model: ScoringModel, decide: De
         """,
         parameters,
     )
-    db.execute(
+    unsure = fetch(
+        db,
         """
-        INSERT INTO review_queue BY NAME
-        SELECT feedback_id, f.text, s.emotion, s.confidence, 'abstain' AS reason, false AS audit
+        SELECT f.rowid AS place, feedback_id, s.emotion, s.confidence, 'abstain' AS reason, false AS audit
         FROM scored_feedback s JOIN _changed USING (feedback_id) JOIN feedback f USING (feedback_id)
         ANTI JOIN review_queue USING (feedback_id)
         WHERE s.model_version = $version AND s.status = 'abstain' ORDER BY feedback_id
@@ -98,6 +98,8 @@ def _decide_again(db: duckdb.DuckDBPyConnection, model: ScoringModel, decide: De
         parameters,
     )
     db.unregister("_changed")
+    for part in long_texts.read_in_slices(db, "feedback", unsure):
+        insert(db, "review_queue", part)
     return int(changed.num_rows)
 
 
@@ -107,22 +109,25 @@ def current_model(db: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
     return models[0] if models else None
 
 
-_UNSCORED = "SELECT feedback_id, text FROM feedback ANTI JOIN scored_feedback USING (feedback_id)"
+_UNSCORED = "SELECT * FROM ({rows}) ANTI JOIN scored_feedback USING (feedback_id)"
 
 
 _TO_RESCORE = """
-    SELECT feedback_id, text FROM feedback JOIN feedback_moments USING (feedback_id)
+    SELECT waiting.* FROM ({rows}) waiting JOIN feedback_moments USING (feedback_id)
     SEMI JOIN scored_feedback USING (feedback_id)
     ANTI JOIN (SELECT feedback_id FROM scored_feedback WHERE model_version = $version) USING (feedback_id)
     WHERE moment >= $since
 """
 
 
-def _waiting(version: str, since: date | None) -> tuple[str, dict[str, Any]]:
-    """Rows that no model has scored yet, and with ``since`` those made since then that this version has not scored."""
+def _waiting(
+    version: str, since: date | None, rows: str = "SELECT feedback_id FROM feedback"
+) -> tuple[str, dict[str, Any]]:
+    """Of these ``rows`` those that no model has scored yet, and with ``since`` those made since then that this version
+    has not scored."""
     if since is None:
-        return _UNSCORED, {}
-    return f"{_UNSCORED} UNION ALL {_TO_RESCORE}", {"version": version, "since": since}
+        return _UNSCORED.format(rows=rows), {}
+    return f"{_UNSCORED} UNION ALL {_TO_RESCORE}".format(rows=rows), {"version": version, "since": since}
 
 
 def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date | None = None) -> int:
@@ -132,49 +137,55 @@ def count_waiting(db: duckdb.DuckDBPyConnection, version: str = "", since: date 
     return count(db, f"SELECT count(*) FROM ({query})", parameters)
 
 
-def measure_waiting(db: duckdb.DuckDBPyConnection, version: str, since: date | None) -> tuple[int, int]:
-    """How many rows ``count_waiting`` counts, and how many bytes of text they have."""
-    query, parameters = _waiting(version, since)
-    measured = db.execute(f"SELECT count(*), coalesce(sum(strlen(text)), 0) FROM ({query})", parameters or None)
-    rows, size = measured.fetchall()[0]
-    return rows, int(size)
+def list_waiting(db: duckdb.DuckDBPyConnection, version: str, since: date | None) -> tuple[int, int]:
+    """Make the temporary table ``waiting`` of the rows that ``count_waiting`` counts; returns how many they are, and
+    how many bytes of text they have."""
+    query, parameters = _waiting(version, since, "SELECT feedback_id, rowid AS place FROM feedback")
+    db.execute(f"CREATE OR REPLACE TEMP TABLE waiting AS SELECT place FROM ({query})", parameters or None)
+    return count(db, "SELECT count(*) FROM waiting"), long_texts.measure(db, "feedback", "waiting")
 
 
 def waiting_since(db: duckdb.DuckDBPyConnection, before: datetime) -> tuple[int, datetime | None]:
     """How many rows received before then no model has scored yet, and when the oldest of them was received."""
-    query = (
-        f"SELECT count(*), min(received_at) FROM ({_UNSCORED}) JOIN feedback USING (feedback_id) WHERE received_at < ?"
-    )
-    rows, oldest = db.execute(query, [before]).fetchall()[0]
+    query, _ = _waiting("", None, "SELECT feedback_id, received_at FROM feedback")
+    received = f"SELECT count(*), min(received_at) FROM ({query}) WHERE received_at < ?"
+    rows, oldest = db.execute(received, [before]).fetchall()[0]
     return rows, oldest
 
 
 def waiting_texts(
-    db: duckdb.DuckDBPyConnection, version: str, since: date | None, size: int, rows_per_batch: int
+    db: duckdb.DuckDBPyConnection, version: str, size: int, rows_per_batch: int
 ) -> Iterator[pa.RecordBatch]:
-    """The rows to be scored, equal texts behind each other, and where this model version has scored the same text
-    before, the ``probabilities``, ``truncated`` and ``answered_by`` of then. Streams; read it before using ``db``
-    again.
+    """The rows of ``list_waiting``, equal texts behind each other, and where this model version has scored the same
+    text before, the ``probabilities``, ``truncated`` and ``answered_by`` of then. Streams; read it before using
+    ``db`` again.
 
-    DuckDB keeps long texts in memory while it sorts them. So it sorts ``SORT_BYTES`` of them at a time, chosen by hash;
-    ``size`` says how many bytes there are.
+    They are sorted in parts of about ``long_texts.SLICE_BYTES``, chosen by hash; ``size`` says how many bytes there
+    are. Texts scored before are known by their md5: they are not part of any join, however many and long they are.
     """
-    waiting, parameters = _waiting(version, since)
-    query = f"""
-        WITH waiting AS (SELECT * FROM ({waiting}) WHERE hash(text) % $parts = $part),
+    query = """
+        WITH mine AS (
+            SELECT feedback_id, text FROM feedback
+            WHERE hash(text) % $parts = $part AND rowid IN (SELECT place FROM waiting)
+        ),
+        hashed AS MATERIALIZED (
+            SELECT rowid AS place, md5_number(text) AS text_hash FROM feedback
+            WHERE hash(text) % $parts = $part AND $scored_before
+        ),
         known AS (
-            SELECT f.text, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated,
+            SELECT text_hash, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated,
                 any_value(s.answered_by) AS answered_by
-            FROM scored_feedback s JOIN feedback f USING (feedback_id)
-            WHERE s.model_version = $version AND f.text IN (SELECT text FROM waiting)
-            GROUP BY f.text
+            FROM hashed JOIN feedback f ON f.rowid = place JOIN scored_feedback s USING (feedback_id)
+            WHERE s.model_version = $version AND text_hash IN (SELECT md5_number(text) FROM mine)
+            GROUP BY text_hash
         )
-        SELECT text, feedback_id, probabilities, truncated, answered_by FROM waiting LEFT JOIN known USING (text)
-        ORDER BY text, feedback_id
+        SELECT text, feedback_id, probabilities, truncated, answered_by
+        FROM mine LEFT JOIN known ON md5_number(text) = text_hash ORDER BY text, feedback_id
     """
-    parts = size // SORT_BYTES + 1
+    scored = count(db, "SELECT count(*) FROM scored_feedback WHERE model_version = ?", [version])
+    parts = size // long_texts.SLICE_BYTES + 1
     for part in range(parts):
-        values = {**parameters, "version": version, "parts": parts, "part": part}
+        values = {"version": version, "parts": parts, "part": part, "scored_before": scored > 0}
         yield from db.sql(query, params=values).to_arrow_reader(rows_per_batch)
 
 

@@ -6,6 +6,7 @@ Reads only; nothing here keeps a text.
 from __future__ import annotations
 
 from emotion_assets.storage.warehouse.database import Warehouse, fetch
+from emotion_assets.storage.warehouse.long_texts import read_in_slices
 
 
 def draw_texts(warehouse: Warehouse, n: int) -> list[str]:
@@ -20,9 +21,8 @@ def draw_texts(warehouse: Warehouse, n: int) -> list[str]:
     if n == 0 or warehouse.is_new:
         return []
     query = """
-        WITH chosen AS (SELECT DISTINCT md5(text) AS hash FROM feedback ORDER BY hash LIMIT $n)
-        SELECT any_value(text) AS text FROM feedback JOIN chosen ON md5(text) = hash GROUP BY hash ORDER BY hash
+        SELECT md5(text) AS hash, min(rowid) AS place FROM feedback GROUP BY hash ORDER BY hash LIMIT $n
     """
     with warehouse.reading() as db:
-        texts: list[str] = fetch(db, query, {"n": n})["text"].to_pylist()
-    return texts
+        chosen = fetch(db, query, {"n": n})
+        return [text for part in read_in_slices(db, "feedback", chosen) for text in part["text"].to_pylist()]
