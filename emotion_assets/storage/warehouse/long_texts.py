@@ -28,6 +28,9 @@ def read_in_slices(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) ->
         rows: ``place``, the row's ``rowid`` in ``table``, which is left out of the answer; other columns stay.
     """
     columns = [*(name for name in rows.column_names if name != "place"), "text"]
+    if not rows.num_rows:
+        yield rows.append_column("text", pa.array([], pa.string())).select(columns)
+        return
     for part in _slices(rows, _text_bytes(db, table, rows)):
         db.register("_slice", part.append_column("nth", pa.array(range(part.num_rows))))
         query = f'SELECT _slice.*, text FROM "{table}" t JOIN _slice ON t.rowid = place ORDER BY nth'
@@ -53,8 +56,6 @@ def measure(db: duckdb.DuckDBPyConnection, table: str, places: str) -> int:
 
 def _text_bytes(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> np.ndarray:
     """The bytes of each row's text."""
-    if not rows.num_rows:
-        return np.zeros(0, np.int64)
     db.register("_places", rows.select(["place"]).append_column("nth", pa.array(range(rows.num_rows))))
     query = f"SELECT size FROM ({_SIZES}) JOIN _places USING (place) ORDER BY nth".format(table=table)
     sizes: np.ndarray = db.sql(query).to_arrow_table()["size"].to_numpy()
@@ -63,10 +64,10 @@ def _text_bytes(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> np
 
 
 def _slices(rows: pa.Table, sizes: np.ndarray) -> Iterator[pa.Table]:
-    """Parts behind each other of at most ``SLICE_BYTES``, or of one row that has more; at least one part."""
+    """Parts behind each other of at most ``SLICE_BYTES``, or of one row that has more."""
     ends = np.cumsum(sizes)
     first = 0
-    while first < max(1, rows.num_rows):
+    while first < rows.num_rows:
         before = ends[first - 1] if first else 0
         last = max(first + 1, int(np.searchsorted(ends, before + SLICE_BYTES, side="right")))
         yield rows.slice(first, last - first)
