@@ -189,7 +189,9 @@ def test_the_last_token_of_an_answer_passes_no_layer(tmp_path: Path, monkeypatch
     classifier, read = classifier_of(base_folder(tmp_path / "base"), "instruction"), []
     hidden = classifier.hidden
     monkeypatch.setattr(
-        classifier, "hidden", lambda batch: read.append(batch.inputs["input_ids"].numel()) or hidden(batch)
+        classifier,
+        "hidden",
+        lambda batch, **reads: read.append(batch.inputs["input_ids"].numel()) or hidden(batch, **reads),
     )
     prompts, labels = rows_of(4, prefix=PREFIX), torch.tensor([0, 1, 2, 2])
     _, targets = classifier.loss(prompts, labels)

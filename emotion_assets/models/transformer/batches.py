@@ -46,13 +46,17 @@ class Batch:
     extents: torch.Tensor
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def pooled_token(self, pooling: str) -> torch.Tensor | None:
+        """The index ``[B]`` of the one token of each row that ``first`` or ``last`` pooling reads, else None."""
+        starts, lengths = self.extents
+        return {"first": starts, "last": starts + lengths - 1}.get(pooling)
+
     def pool(self, hidden: torch.Tensor, pooling: str) -> torch.Tensor:
         """One vector per row, ``[B, H]``, from the hidden states ``[1, T, H]`` of rows without a shared prefix."""
-        starts, lengths = self.extents
-        if pooling == "first":
-            return hidden.squeeze(0).index_select(0, starts)
-        if pooling == "last":
-            return hidden.squeeze(0).index_select(0, starts + lengths - 1)
+        token = self.pooled_token(pooling)
+        if token is not None:
+            return hidden.squeeze(0).index_select(0, token)
+        lengths = self.extents[1]
         rows = torch.nn.utils.rnn.pad_sequence(list(hidden.squeeze(0).split(self.lengths)), batch_first=True)
         is_token = (torch.arange(rows.shape[1], device=hidden.device) < lengths[:, None]).unsqueeze(-1)
         if pooling == "max":

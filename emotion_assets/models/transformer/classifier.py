@@ -20,6 +20,7 @@ from torch import nn
 from emotion_assets.models.transformer.attention import Backend
 from emotion_assets.models.transformer.batches import Batch, common_prefix, pack_rows
 from emotion_assets.models.transformer.heads import new_head
+from emotion_assets.models.transformer.last_layer import narrow_last_layer
 from emotion_assets.settings.errors import DataError
 from emotion_assets.training.loss import summed_cross_entropy
 from emotion_assets.training.transfer import to_device
@@ -90,6 +91,7 @@ class Classifier(nn.Module):
         if config.objective == "head":
             self.head = new_head(base, self.causal, config.head, len(config.labels))
         self.scored_answers = without_shared_end(config.answers)
+        self.narrows = self.causal and narrow_last_layer(self._body)
 
     def log_probabilities(self, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
         """Log-probability of each label, ``[rows, labels]``, from the token ids of texts or prompts.
@@ -111,8 +113,15 @@ class Classifier(nn.Module):
         return self.backend.reads_padded(dropout or 0.0)
 
     def _head_log_probabilities(self, batch: Batch) -> torch.Tensor:
-        hidden = self.hidden(batch) if self.training else self.hidden(batch).float()  # sums do not depend on padding
-        pooled = self.dropout(batch.pool(hidden, self.config.pooling).float())
+        token = batch.pooled_token(self.config.pooling)
+        if token is not None:
+            pooled = self._hidden_at(batch, token)
+        else:
+            hidden = (
+                self.hidden(batch) if self.training else self.hidden(batch).float()
+            )  # sums do not depend on padding
+            pooled = batch.pool(hidden, self.config.pooling)
+        pooled = self.dropout(pooled.float())
         assert self.head is not None
         with torch.autocast(pooled.device.type, enabled=False):  # half-precision logits are so coarse that labels tie
             return torch.log_softmax(self.head(pooled), dim=-1)
@@ -159,7 +168,7 @@ class Classifier(nn.Module):
         """``loss`` of what ``pack_for_loss`` gave, now on the device. Nothing of it is computed on the host."""
         targets = batch.extra["targets" if self.head is None else "labels"]
         if self.head is None:
-            hidden = self.hidden(batch).squeeze(0).index_select(0, batch.extra["predicting"])
+            hidden = self._hidden_at(batch, batch.extra["predicting"])
             return nn.functional.cross_entropy(self._logits(hidden), targets, reduction="sum")
         scores = self._head_log_probabilities(batch)
         loss = summed_cross_entropy(scores, targets, smoothing, weights)
@@ -196,13 +205,24 @@ class Classifier(nn.Module):
         backbone: Any = self.backbone
         return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
 
-    def hidden(self, batch: Batch) -> torch.Tensor:
-        """The last hidden states ``[1, T, H]`` of a packed batch."""
-        model = self._base_model.model if self.head is None else self._base_model
+    @property
+    def _body(self) -> Any:
+        """The model of transformers that gives hidden states."""
+        return self._base_model.model if self.head is None else self._base_model
+
+    def _hidden_at(self, batch: Batch, tokens: torch.Tensor) -> torch.Tensor:
+        """The last hidden states ``[n, H]`` of some tokens ``[n]`` of a packed batch."""
+        if self.narrows and torch.is_grad_enabled():
+            return self.hidden(batch, reads=tokens).squeeze(0)
+        return self.hidden(batch).squeeze(0).index_select(0, tokens)
+
+    def hidden(self, batch: Batch, **reads: torch.Tensor) -> torch.Tensor:
+        """The last hidden states ``[1, T, H]`` of a packed batch; with ``reads`` see ``narrow_last_layer``."""
+        model = self._body
         extra = {"use_cache": False} if self.causal else {}
         device = batch.extents.device.type
         with nullcontext() if self.needs_autocast else torch.autocast(device, enabled=False):
-            out = model(**batch.inputs, **extra, layout=batch.layout, backend=self.backend)
+            out = model(**batch.inputs, **extra, **reads, layout=batch.layout, backend=self.backend)
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     @property
