@@ -18,7 +18,7 @@ from emotion_assets.scoring import score
 from emotion_assets.storage import exports
 from emotion_assets.storage.exports import exports_folder
 from emotion_assets.storage.warehouse import database, long_texts
-from emotion_assets.storage.warehouse.database import count
+from emotion_assets.storage.warehouse.database import WarehouseError, count
 from emotion_assets.storage.warehouse.forget import Person, remove_person
 from emotion_assets.storage.warehouse.unlabelled import draw_texts
 from emotion_assets.storage.workspace import Workspace
@@ -66,6 +66,17 @@ def test_long_texts_are_taken_in_as_new_rows_as_versions_and_as_duplicates(works
         assert count(db, "SELECT count(*) FROM feedback WHERE version = 2 AND text LIKE 'second%'") == ROWS
         wrong = "SELECT count(*) FROM feedback WHERE identity LIKE 'id:%' AND split_part(text, ' ', 2) <> identity[5:]"
         assert count(db, wrong) == 0
+
+
+def test_texts_too_long_for_the_memory_are_one_line_and_lose_nothing(workspace: Workspace) -> None:
+    drop_csv(workspace, "a.csv", [{"text": "short"}])
+    drop_csv(workspace, "b.csv", [{"text": f"{i} " + "long " * 10_000} for i in range(2100)])
+    with pytest.raises(WarehouseError, match=r"for the 32MB of memory .* lower feedback\.max_field_bytes"):
+        take_in(workspace)
+    short = Workspace(world.settings(workspace.settings.home, max_field_bytes=40_000))
+    assert take_in(short) == [(0, 0, 2100)]
+    with workspace.warehouse.reading() as db:
+        assert count(db, "SELECT count(*) FROM feedback") == 1
 
 
 def test_long_texts_are_scored_exported_shown_and_reviewed(workspace: Workspace, tmp_path: Path) -> None:

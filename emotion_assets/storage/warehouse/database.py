@@ -125,7 +125,8 @@ class Warehouse:
 
         Raises:
             BusyError: another process kept the database for ``wait_seconds``.
-            WarehouseError: the disk is full, the file may not be opened, or a later version of this code wrote it.
+            WarehouseError: the disk is full, the file may not be opened, texts are too long for the database's memory,
+                or a later version of this code wrote the file.
             DamagedDatabaseError: the file cannot be read, or holds other rows than were committed.
         """
         with self.exclusively(), self._clear_errors(OF_DUCKDB):
@@ -319,7 +320,8 @@ class Warehouse:
 
     @contextmanager
     def _clear_errors(self, kinds: Kinds = ANY) -> Iterator[None]:
-        """A full disk, damage and what the system refuses as one line; a fault of our own SQL stays what it is.
+        """A full disk, damage, too little memory and what the system refuses as one line; a fault of our own SQL stays
+        what it is.
 
         Round the caller's own code ``kinds`` are DuckDB's errors alone: a file of the caller's is not the database.
         """
@@ -329,6 +331,11 @@ class Warehouse:
         except kinds as error:
             message = f"{type(error).__name__}: {error}".lower()
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, duckdb.OutOfMemoryException):
+                raise WarehouseError(
+                    f"{self.path}: too many long texts behind each other for the {CONFIG['memory_limit']} of memory "
+                    "that the database may use; lower feedback.max_field_bytes, so that the longest are rejected"
+                ) from error
             if isinstance(error, duckdb.Error) and any(sign in message for sign in DAMAGE):
                 raise DamagedDatabaseError(f"{self.path}: damaged ({first}); {REBUILD}") from error
             if isinstance(error, PermissionError) or "permission denied" in message:
