@@ -37,7 +37,7 @@ def main() -> int:
 
     def milliseconds(tokens: int) -> float:
         products = linear * tokens - feed_forward * (tokens - len(lengths))
-        return 4 * products / (options.share * PEAK) * 1e3
+        return float(4e3 * products / (options.share * PEAK))
 
     bucket = sum(lengths) + BUCKET - sum(lengths) % BUCKET
     print(f"{sum(lengths)} tokens, in a bucket of {bucket}")
