@@ -145,8 +145,8 @@ def main() -> int:
                     runs.setdefault(f"this project, {objective}", []).append(case.ours(objective))
             if options.real and "plain" in options.only:
                 runs.setdefault("a plain loop, max pooling", []).append(case.plain())
-                for processes in (1, 2):
-                    name = f"this project, head, max pooling, {processes} process(es)"
+                for processes, words in ((1, "one process"), (2, "two processes")):
+                    name = f"this project, head, max pooling, {words}"
                     runs.setdefault(name, []).append(case.ours("head", "max", processes))
     print_table(runs)
     return 0

@@ -114,13 +114,11 @@ class Classifier(nn.Module):
 
     def _head_log_probabilities(self, batch: Batch) -> torch.Tensor:
         token = batch.pooled_token(self.config.pooling)
-        if token is not None:
-            pooled = self._hidden_at(batch, token)
+        if token is None:
+            hidden = self.hidden(batch)  # in scoring in fp32: sums do not depend on padding
+            pooled = batch.pool(hidden if self.training else hidden.float(), self.config.pooling)
         else:
-            hidden = (
-                self.hidden(batch) if self.training else self.hidden(batch).float()
-            )  # sums do not depend on padding
-            pooled = batch.pool(hidden, self.config.pooling)
+            pooled = self._hidden_at(batch, token)
         pooled = self.dropout(pooled.float())
         assert self.head is not None
         with torch.autocast(pooled.device.type, enabled=False):  # half-precision logits are so coarse that labels tie

@@ -155,7 +155,7 @@ def fill_identities(db: duckdb.DuckDBPyConnection) -> None:
 def _judge(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
     """Make the table ``judged``: each row of ``staged`` that is not rejected yet, with its outcome.
 
-    Texts are compared by their md5 and not copied, so that memory does not depend on how long they are.
+    Texts are compared by their md5 and not copied: joins and groups of long ones do not fit in the database's memory.
     """
     db.execute(
         f"""

@@ -34,8 +34,9 @@ def read_in_slices(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) ->
     for part in _slices(rows, _text_bytes(db, table, rows)):
         db.register("_slice", part.append_column("nth", pa.array(range(part.num_rows))))
         query = f'SELECT _slice.*, text FROM "{table}" t JOIN _slice ON t.rowid = place ORDER BY nth'
-        yield db.sql(query).to_arrow_table().select(columns)
+        read = db.sql(query).to_arrow_table().select(columns)
         db.unregister("_slice")
+        yield read
 
 
 def add_computed(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, name: str, expression: str) -> pa.Table:
