@@ -69,21 +69,25 @@ def shard(items: Sequence[T]) -> Sequence[T]:
 
 
 def shard_by_size(items: Sequence[T], sizes: Sequence[int]) -> Sequence[T]:
-    """As ``shard``, with about the same sum of sizes for each process: the largest item first, each to the process that
-    has the least so far.
+    """As ``shard``, with about the same sum of sizes for each process.
 
     Args:
         sizes: of each item.
     """
-    if not is_joined():
-        return items
-    loads, mine = [0] * size(), []
+    return divide_by_size(items, sizes, size())[rank()]
+
+
+def divide_by_size(items: Sequence[T], sizes: Sequence[int], parts: int) -> list[Sequence[T]]:
+    """The items in parts with about the same sum of sizes: the largest item first, each to the part that has the least
+    so far. One part has them as they stand."""
+    if parts == 1:
+        return [items]
+    loads, divided = [0] * parts, [[] for _ in range(parts)]
     for item, extent in sorted(zip(items, sizes, strict=True), key=lambda pair: -pair[1]):
         least = loads.index(min(loads))
         loads[least] += extent
-        if least == rank():
-            mine.append(item)
-    return mine
+        divided[least].append(item)
+    return [*divided]
 
 
 def all_reduce(tensors: Sequence[torch.Tensor]) -> None:

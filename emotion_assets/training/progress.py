@@ -51,7 +51,7 @@ class TrainingHistory:
         best_epoch: the epoch, counted from 1, whose weights were kept.
         seconds: wall time, the time before an interruption included.
         rows_per_second: training rows per second, evaluation time excluded.
-        rows_per_forward: rows of one forward pass.
+        rows_per_forward: rows of one forward pass, at most.
         resumed_at_step: optimizer steps already done when the training was last resumed; 0 if it never was.
         checkpointed: whether activations are computed again in the backward pass, because memory ran out.
         memory_ran_out: whether it ever did.

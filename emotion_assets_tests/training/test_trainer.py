@@ -16,7 +16,7 @@ from emotion_assets.training.optimizer import learning_rate_factor
 from emotion_assets.training.progress import TrainingHistory
 from emotion_assets.training.resume import STATE_FILE, ResumeState
 from emotion_assets.training.runtime import Runtime
-from emotion_assets.training.trainer import LossFunction, Trainer, TrainingError, TrainingTask
+from emotion_assets.training.trainer import FORWARD_TOKENS, LossFunction, Trainer, TrainingError, TrainingTask
 from emotion_assets_tests.worlds.tiny import CPU, PREFIX, base_folder, classifier_of, rows_of
 
 ROWS = 47  # the last step of an epoch is a short one
@@ -59,9 +59,10 @@ def _fit(
     dropout: float = 0.3,
     rows_per_forward: int = 0,
     wrap: Callable[[LossFunction], LossFunction] = lambda loss_of: loss_of,
+    lengths: Sequence[int] | None = None,
 ) -> tuple[dict[str, torch.Tensor], TrainingHistory]:
     model, loss_of, evaluate = _case(dropout=dropout)
-    task = TrainingTask("test", model, ROWS, wrap(loss_of), evaluate)
+    task = TrainingTask("test", model, ROWS, wrap(loss_of), evaluate, lengths=lengths)
     history = Trainer(task, training, CPU, 3, rows_per_forward).fit(lambda _: None, resume_state)
     return model.state_dict(), history
 
@@ -128,6 +129,26 @@ def test_merged_micro_batches_give_the_same_weights() -> None:
     accumulated, _ = _fit(dropout=0.0)
     merged, _ = _fit(dropout=0.0, rows_per_forward=10)
     _equal(accumulated, merged, 1e-6)
+
+
+def test_a_pass_of_many_tokens_goes_in_several_of_about_the_same_on_a_cpu() -> None:
+    lengths = [40 + 10 * (row % 30) for row in range(ROWS)]
+    passes: list[list[int]] = []
+
+    def recording(loss_of: LossFunction) -> LossFunction:
+        def recorded(rows: Sequence[int]) -> tuple[torch.Tensor, float]:
+            passes.append(list(rows))
+            return loss_of(rows)
+
+        return recorded
+
+    at_once, _ = _fit(dropout=0.0, rows_per_forward=10)
+    split, history = _fit(dropout=0.0, rows_per_forward=10, wrap=recording, lengths=lengths)
+    _equal(at_once, split, 1e-6)
+    assert len(passes) > TRAINING.epochs * math.ceil(ROWS / 10)
+    assert max(sum(lengths[row] for row in rows) for rows in passes) <= FORWARD_TOKENS + max(lengths)
+    assert sorted(row for rows in passes for row in rows) == sorted(list(range(ROWS)) * TRAINING.epochs)
+    assert history.rows_per_forward == 10, "the limit of rows stays what it was"
 
 
 def test_a_merged_step_that_fills_the_memory_is_split_and_what_it_held_is_freed() -> None:
