@@ -1,9 +1,9 @@
 """Distillation: a small network that learns from the probabilities of another model (Hinton, Vinyals and Dean 2015,
 "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531).
 
-It sees the training rows, with their labels and the teacher's, and texts of the feedback with the teacher's alone. What
-is kept of the feedback is what the weights have learned, and how many texts there were: no text, and no word that is
-not in the training rows too.
+It sees the training rows, with their labels and the teacher's, and with the teacher's alone new texts that are made of
+these (``models.recombination``) and texts of the feedback. What is kept of the feedback is what the weights have
+learned, and how many texts there were: no text, and no word that is not in the training rows too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from emotion_assets.dataset.splits import read_split
 from emotion_assets.models.bigru import fit_bigru
 from emotion_assets.models.kind import TrainingRun
 from emotion_assets.models.kinds.distilled import Distilled, DistilledKind
+from emotion_assets.models.recombination import recombine
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import Store
 from emotion_assets.training.runtime import choose_runtime
@@ -61,9 +62,11 @@ def distil(settings: Distilled, run: TrainingRun) -> dict[str, Any]:
     """
     runtime = choose_runtime("fp32")
     train = read_split(run.inputs["dataset"], "train")
-    feedback = unknown_texts(run)
-    texts = [*train["text"], *feedback]
-    targets = torch.tensor([run.labels.index(label) for label in train["label"]] + [NO_LABEL] * len(feedback))
+    made = unknown_texts(run, recombine(train["text"].tolist(), settings.recombined_texts, run.seed))
+    feedback = unknown_texts(run, run.feedback)
+    texts = [*train["text"], *made, *feedback]
+    targets = torch.full((len(texts),), NO_LABEL)
+    targets[: len(train)] = torch.tensor([run.labels.index(label) for label in train["label"]])
 
     def ask() -> torch.Tensor:
         return torch.from_numpy(ask_teacher(settings.teacher, run, texts))
@@ -80,6 +83,7 @@ def distil(settings: Distilled, run: TrainingRun) -> dict[str, Any]:
     return fit_bigru(DistilledKind.name, settings, run, texts, loss_of, runtime) | {
         "teacher": f"{settings.teacher} {run.inputs['teacher'].version}",
         "teacher_seconds": teacher_seconds,
+        "recombined_texts": len(made),
         "feedback_texts": len(feedback),
     }
 
@@ -104,11 +108,11 @@ def distillation_loss(
     return (weight * soft + (1 - weight) * hard).sum()
 
 
-def unknown_texts(run: TrainingRun) -> list[str]:
-    """The texts of the feedback that no split has. On those of train the label is known, and those of validation and
-    test must stay unseen; spelling, case and punctuation make no other text."""
+def unknown_texts(run: TrainingRun, texts: Sequence[str]) -> list[str]:
+    """The texts that no split has. On those of train the label is known, and those of validation and test must stay
+    unseen; spelling, case and punctuation make no other text."""
     known = {normalised(text) for split in SPLITS for text in read_split(run.inputs["dataset"], split)["text"]}
-    return [text for text in run.feedback if normalised(text) not in known]
+    return [text for text in texts if normalised(text) not in known]
 
 
 def ask_teacher(name: str, run: TrainingRun, texts: Sequence[str]) -> np.ndarray:

@@ -30,7 +30,9 @@ from emotion_assets.training.resume import ResumeState
 from emotion_assets_tests.worlds import feedback as world
 
 SMALL = Training(epochs=6, batch_size=32, learning_rate=1e-2)
-STUDENT = Distilled(method="distilled", teacher="tfidf_svm", hidden_size=32, embedding_size=32, training=SMALL)
+STUDENT = Distilled(
+    method="distilled", teacher="tfidf_svm", recombined_texts=0, hidden_size=32, embedding_size=32, training=SMALL
+)
 
 
 def reference_loss(
@@ -89,6 +91,20 @@ def test_a_teacher_that_is_certain_gives_a_finite_loss() -> None:
     assert torch.isfinite(scores.grad).all()
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts the teacher was asked for, each time."""
+    counts: list[int] = []
+    ask = distillation.ask_teacher
+
+    def counted(name: str, run: TrainingRun, texts: list[str]) -> np.ndarray:
+        counts.append(len(texts))
+        return ask(name, run, texts)
+
+    monkeypatch.setattr(distillation, "ask_teacher", counted)
+    return counts
+
+
 def drop_texts(workspace: Workspace, name: str, texts: list[str]) -> None:
     rows = [{"id": f"{name}-{i}", "text": text, "email": f"{i}@example.org"} for i, text in enumerate(texts)]
     world.drop_csv(workspace, f"{name}.csv", rows)
@@ -113,7 +129,8 @@ def train(workspace: Workspace, folder: Path, student: Distilled = STUDENT) -> S
 
 
 def test_texts_without_labels_bring_the_student_nearer_to_its_teacher(tmp_path: Path) -> None:
-    """The teacher knows the corpus, the student's training rows are few: the rest it can only have from the teacher."""
+    """The teacher knows the corpus, the student's training rows are few: the rest it can only have from the teacher, on
+    texts of the feedback or on new ones that are made of the training rows."""
     workspace = world.make_workspace(tmp_path / "home", 1200)
     teacher = workspace.store.current(model_key("tfidf_svm"))
     known = read_split(workspace.store.current(RAW_DATASET), "train")["text"].tolist()[300:]
@@ -126,13 +143,17 @@ def test_texts_without_labels_bring_the_student_nearer_to_its_teacher(tmp_path: 
     asked = load_scorer(teacher, workspace.store)
     test = world.sample_texts()
     agreement = []
-    for texts in (0, 5000):
-        folder = train(few, tmp_path / f"state{texts}", STUDENT.model_copy(update={"feedback_texts": texts}))
+    for texts, made in ((0, 0), (5000, 0), (0, 1000)):
+        update = {"feedback_texts": texts, "recombined_texts": made}
+        folder = train(few, tmp_path / f"state{texts}-{made}", STUDENT.model_copy(update=update))
         assert bool(folder.info["feedback_texts"]) == bool(texts)
+        assert folder.info["recombined_texts"] == made
         student = load_scorer(folder, few.store)
         assert student.labels == asked.labels
         agreement.append((student.score(test).argmax(1) == asked.score(test).argmax(1)).mean())
-    assert agreement[1] > agreement[0] + 0.05
+    alone, with_feedback, with_new = agreement
+    assert with_feedback > alone + 0.05
+    assert with_new > alone + 0.03
 
 
 def test_nothing_of_the_feedback_is_in_the_store(workspace: Workspace, tmp_path: Path) -> None:
@@ -194,25 +215,19 @@ def test_a_person_is_forgotten_by_the_next_student_and_the_present_one_is_named(
 def test_texts_that_a_split_has_are_left_out_however_they_are_written(workspace: Workspace, tmp_path: Path) -> None:
     dataset = workspace.store.current(RAW_DATASET)
     seen = [read_split(dataset, split)["text"].iloc[0] for split in ("train", "validation", "test")]
-    run = TrainingRun(
-        "student", workspace.settings.labels, 17, {"dataset": dataset}, tmp_path, print,
-        feedback=[*seen, *(f"  {text.upper()}!! " for text in seen), "something else"],
-    )  # fmt: skip
-    assert distillation.unknown_texts(run) == ["something else"]
+    run = TrainingRun("student", workspace.settings.labels, 17, {"dataset": dataset}, tmp_path, print)
+    texts = [*seen, *(f"  {text.upper()}!! " for text in seen), "something else"]
+    assert distillation.unknown_texts(run, texts) == ["something else"]
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts the teacher was asked for, each time."""
-    counts: list[int] = []
-    ask = distillation.ask_teacher
-
-    def counted(name: str, run: TrainingRun, texts: list[str]) -> np.ndarray:
-        counts.append(len(texts))
-        return ask(name, run, texts)
-
-    monkeypatch.setattr(distillation, "ask_teacher", counted)
-    return counts
+def test_no_text_of_another_split_is_made_for_the_student(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    dataset = workspace.store.current(RAW_DATASET)
+    unseen = [read_split(dataset, split)["text"].iloc[0] for split in ("validation", "test")]
+    monkeypatch.setattr(distillation, "recombine", lambda texts, count, seed: [*unseen, "a text that nobody has"])
+    assert train(workspace, tmp_path / "state").info["recombined_texts"] == 1
+    assert asked == [601]
 
 
 def test_an_interrupted_training_does_not_ask_the_teacher_again(

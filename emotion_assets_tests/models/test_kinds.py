@@ -78,6 +78,7 @@ IN_A_RECIPE = {
             "temperature": 2.0,
             "teacher_weight": 0.5,
             "feedback_texts": 5000,
+            "recombined_texts": 50000,
             "embedding_size": 128,
             "hidden_size": 128,
             "dropout": 0.5,

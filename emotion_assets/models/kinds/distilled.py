@@ -14,7 +14,8 @@ from emotion_assets.storage.store import Store, StoredFolder
 
 
 class Distilled(BiGruNetwork):
-    """A bigru taught by the probabilities of another model, on the training rows and on feedback that has no label."""
+    """A bigru taught by the probabilities of another model: on the training rows, on new texts made of these, and on
+    feedback that has no label."""
 
     method: Literal["distilled"]
     teacher: Annotated[str, Field(description="a model of the profile")]
@@ -23,6 +24,9 @@ class Distilled(BiGruNetwork):
         float, Field(gt=0, le=1, description="of the teacher's labels on a training row; the rest is its true label's")
     ] = 0.5
     feedback_texts: Annotated[int, Field(ge=0, description="distinct texts of the feedback, at most")] = 5000
+    recombined_texts: Annotated[
+        int, Field(ge=0, description="new texts out of two training rows each, at most; the teacher labels them")
+    ] = 50_000
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> Distilled:
@@ -53,8 +57,9 @@ class DistilledKind(Kind[Distilled]):
         return model.feedback_texts
 
     def describe(self, model: Distilled) -> str:
-        texts = f" and on at most {model.feedback_texts} texts of the feedback" if model.feedback_texts else ""
-        return f"A one-layer bidirectional GRU taught by {model.teacher}, on the training rows{texts}."
+        made = f", on at most {model.recombined_texts} new texts made of these" if model.recombined_texts else ""
+        texts = f", on at most {model.feedback_texts} texts of the feedback" if model.feedback_texts else ""
+        return f"A one-layer bidirectional GRU taught by {model.teacher}, on the training rows{made}{texts}."
 
     def train(self, model: Distilled, run: TrainingRun) -> dict[str, Any]:
         from emotion_assets.models.distillation import distil
