@@ -35,7 +35,8 @@ def recombine(texts: Sequence[str], count: int, seed: int) -> list[str]:
         for i in found:
             places[split[text][i]].append((text, i))
     beginnings = [text for text, found in enumerate(inside) if found]
-    known, made = set(texts), []
+    known = set(texts)
+    made: list[str] = []
     for _ in range(TRIES * count if beginnings else 0):
         first = draw.choice(beginnings)
         end = draw.choice(inside[first])

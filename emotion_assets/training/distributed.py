@@ -82,7 +82,8 @@ def divide_by_size(items: Sequence[T], sizes: Sequence[int], parts: int) -> list
     so far. One part has them as they stand."""
     if parts == 1:
         return [items]
-    loads, divided = [0] * parts, [[] for _ in range(parts)]
+    loads = [0] * parts
+    divided: list[list[T]] = [[] for _ in range(parts)]
     for item, extent in sorted(zip(items, sizes, strict=True), key=lambda pair: -pair[1]):
         least = loads.index(min(loads))
         loads[least] += extent
