@@ -31,10 +31,10 @@ def recombine(texts: Sequence[str], count: int, seed: int) -> list[str]:
     joints = {word for word, occurrences in common if occurrences > 1}
     inside = [[i for i in range(1, len(words) - 1) if words[i] in joints] for words in split]
     places: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for text, found in enumerate(inside):
+    for number, found in enumerate(inside):
         for i in found:
-            places[split[text][i]].append((text, i))
-    beginnings = [text for text, found in enumerate(inside) if found]
+            places[split[number][i]].append((number, i))
+    beginnings = [number for number, found in enumerate(inside) if found]
     known = set(texts)
     made: list[str] = []
     for _ in range(TRIES * count if beginnings else 0):

@@ -81,7 +81,7 @@ IN_A_RECIPE = {
             "recombined_texts": 50000,
             "embedding_size": 128,
             "hidden_size": 128,
-            "dropout": 0.5,
+            "dropout": 0.2,
             "vocab_size": 20000,
             "max_length": 128,
             "training": TRAINING | {"learning_rate": 0.002, "epochs": 6, "batch_size": 64},

@@ -23,6 +23,7 @@ class Distilled(BiGruNetwork):
     teacher_weight: Annotated[
         float, Field(gt=0, le=1, description="of the teacher's labels on a training row; the rest is its true label's")
     ] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2  # soft labels on many texts leave little to overfit
     feedback_texts: Annotated[int, Field(ge=0, description="distinct texts of the feedback, at most")] = 5000
     recombined_texts: Annotated[
         int, Field(ge=0, description="new texts out of two training rows each, at most; the teacher labels them")
