@@ -9,7 +9,7 @@
 ``chip``      the rate of the scorer in floating-point operations of its linear layers, over that of plain matrix
               products of the same sizes and number format.
 ``embedded``  a champion of the profile ``embedded``: a Parquet file in, rows committed.
-``growth``    cost per row and peak memory at each of ``--sizes``.
+``growth``    cost per row and peak memory at each of ``--sizes``, each in a process of its own.
 ``workers``   two processes, and two actors of Ray, against one, at 1,000 rows and at the largest size.
 
 Peers that are not installed are said to be so. Bars: 6 times the pipeline's default, 4 times its best, ahead of the
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +49,9 @@ from emotion_assets.scoring.score import score_feedback
 from emotion_assets.settings.scoring import ScoringSettings
 from emotion_assets.storage.store import Store
 from emotion_assets.storage.workspace import Workspace
-from emotion_assets_tests.worlds.feedback import make_workspace, sample_texts
+from emotion_assets_tests.worlds.feedback import make_workspace, sample_texts, settings
 
+FEEDBACK = {"target_accuracy": 0.99, "audit_share": 0.01}
 PARTS = ("peers", "chip", "embedded", "growth", "workers")
 
 
@@ -176,17 +179,14 @@ def write_feedback(path: Path, rows: int) -> None:
 
 
 def peak_megabytes() -> float:
-    """Of this process since the mark was last reset (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
+    """Of this process, on Linux."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def make_home(folder: Path, rows: int) -> Workspace:
     """A home with a champion, and one file of feedback read in."""
     shutil.rmtree(folder / "home", ignore_errors=True)
-    workspace = make_workspace(folder / "home", train_rows=2000, target_accuracy=0.99, audit_share=0.01)
+    workspace = make_workspace(folder / "home", train_rows=2000, **FEEDBACK)
     workspace.settings.inbox.mkdir(parents=True, exist_ok=True)
     write_feedback(workspace.settings.inbox / "feedback.parquet", rows)
     return workspace
@@ -215,19 +215,32 @@ def score_embedded(folder: Path, rows: int) -> None:
 
 
 def grow(folder: Path, sizes: Sequence[int]) -> None:
+    """Each size is scored in a process of its own, whose memory holds nothing of other sizes or of the taking in."""
     print("\nof the first  CPU us/row  us/row  peak MB  rows scored")
     first = 0.0
     for rows in sizes:
-        workspace = make_home(folder, rows)
-        take_in(workspace)
-        Path("/proc/self/clear_refs").write_text("5")
-        line = measure("scored", rows, lambda workspace=workspace: score(workspace))  # type: ignore[misc]
+        in_own_process(take_in_new, folder, rows)
+        line, peak = in_own_process(score_alone, folder, rows)
         cost = 1e6 / line.cpu_rate
         first = first or cost
-        print(
-            f"{cost / first:>12.2f}  {cost:>10.1f}  {1e6 / line.rate:>6.1f}  {peak_megabytes():>7.0f}  {rows:,}",
-            flush=True,
-        )
+        print(f"{cost / first:>12.2f}  {cost:>10.1f}  {1e6 / line.rate:>6.1f}  {peak:>7.0f}  {rows:,}", flush=True)
+
+
+def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def take_in_new(folder: Path, rows: int) -> None:
+    take_in(make_home(folder, rows))
+
+
+def score_alone(folder: Path, rows: int) -> tuple[Line, float]:
+    """The rate and this process's peak of memory in MiB; what is loaded once, a few rows have loaded before."""
+    with tempfile.TemporaryDirectory() as name:
+        take_in_and_score(make_home(Path(name), 1000))
+    workspace = Workspace(settings(folder / "home", **FEEDBACK))
+    return measure("scored", rows, lambda: score(workspace)), peak_megabytes()
 
 
 def compare_workers(folder: Path, sizes: Sequence[int]) -> None:

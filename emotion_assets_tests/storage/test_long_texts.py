@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from emotion_assets.storage.exports import exports_folder
 from emotion_assets.storage.warehouse import database, long_texts
 from emotion_assets.storage.warehouse.database import WarehouseError, count
 from emotion_assets.storage.warehouse.forget import Person, remove_person
+from emotion_assets.storage.warehouse.scores import SORTED_ROW_BYTES, list_waiting, waiting_texts
 from emotion_assets.storage.warehouse.unlabelled import draw_texts
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
@@ -124,3 +126,16 @@ def test_long_texts_get_their_date_later_and_are_forgotten(workspace: Workspace)
         removed = remove_person(db, Person(None, attribute=("country", "de")), datetime.now(UTC), 1000)
         assert len(removed.rows) == ROWS
         assert count(db, "SELECT count(*) FROM feedback") == 0
+
+
+def test_many_short_texts_are_sorted_in_parts_too(make_home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_texts, "SLICE_BYTES", 1_000_000)
+    workspace: Workspace = make_home()
+    drop_csv(workspace, "many.csv", [{"text": f"{i:x}"} for i in range(20_000)])
+    assert take_in(workspace) == [(20_000, 0, 0)]
+    with workspace.warehouse.reading() as db:
+        waiting, size = list_waiting(db, "a", None)
+        texts = [text for part in waiting_texts(db, "a", size, 4096) for text in part["text"].to_pylist()]
+    assert len(set(texts)) == waiting == 20_000
+    parts = 1 + sum(after < before for before, after in pairwise(texts))
+    assert parts == 1 + (size + 20_000 * SORTED_ROW_BYTES) // 1_000_000 == 5

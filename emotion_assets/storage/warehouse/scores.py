@@ -21,7 +21,8 @@ from emotion_assets.storage.warehouse.database import count, fetch, insert, inse
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
 BATCH_ROWS = 65_536
-
+SORTED_ROW_BYTES = 200
+"""Of a row that is sorted, about, beside its text."""
 
 Decide = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 """Probabilities ``[n, labels]``, truncated ``[n]`` and a threshold -> statuses ``[n]``."""
@@ -160,8 +161,8 @@ def waiting_texts(
     text before, the ``probabilities``, ``truncated`` and ``answered_by`` of then. Streams; read it before using
     ``db`` again.
 
-    They are sorted in parts of about ``long_texts.SLICE_BYTES``, chosen by hash; ``size`` says how many bytes there
-    are. Texts scored before are known by their md5: they are not part of any join, however many and long they are.
+    They are sorted in parts of about ``long_texts.SLICE_BYTES``, chosen by hash; ``size`` says how many bytes of text
+    there are. Texts scored before are known by their md5: they are in no join, however many and long they are.
     """
     query = """
         WITH mine AS (
@@ -183,7 +184,7 @@ def waiting_texts(
         FROM mine LEFT JOIN known ON md5_number(text) = text_hash ORDER BY text, feedback_id
     """
     scored = count(db, "SELECT count(*) FROM scored_feedback WHERE model_version = ?", [version])
-    parts = size // long_texts.SLICE_BYTES + 1
+    parts = (size + SORTED_ROW_BYTES * count(db, "SELECT count(*) FROM waiting")) // long_texts.SLICE_BYTES + 1
     for part in range(parts):
         values = {"version": version, "parts": parts, "part": part, "scored_before": scored > 0}
         yield from db.sql(query, params=values).to_arrow_reader(rows_per_batch)
