@@ -17,7 +17,7 @@ from torch import nn
 from emotion_assets.dataset.splits import read_split
 from emotion_assets.models.kind import Scorer, TrainingRun
 from emotion_assets.models.kinds.bigru import BiGru, BiGruNetwork
-from emotion_assets.models.networks import accuracy_of, describe_training, require_finite, score_in_batches
+from emotion_assets.models.networks import accuracy_of, describe_training, require_finite, score_side_by_side
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training import distributed
 from emotion_assets.training.loss import label_weights, summed_cross_entropy
@@ -166,4 +166,4 @@ class BiGruScorer(Scorer):
         return rows, truncated
 
     def predict(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        return score_in_batches(self._model, rows, self._runtime, len(self.labels))
+        return score_side_by_side(self._model, rows, self._runtime, len(self.labels))

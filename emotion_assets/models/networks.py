@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ TOKENS = {"cpu": 4096, "cuda": 65_536}
 """Of a batch that is scored: enough to keep a chip's multipliers busy, on a CPU few enough to stay in its caches."""
 
 
+TOKENS_SIDE_BY_SIDE = 2048
+"""Of a batch that one core scores while others score theirs."""
 STEADY_TOKENS = 512
 """Of a batch in half precision on a CPU: from here on the sums of its products are made in one order."""
 
@@ -93,6 +96,27 @@ def score_in_batches(
             batch = [rows[i] for i in chosen]
             scores = model.log_probabilities(fill_up(batch) if steady else batch, runtime.device)
             probabilities[chosen] = scores[: len(batch)].float().exp().cpu().numpy()
+    return probabilities
+
+
+def score_side_by_side(model: Network, rows: Sequence[Sequence[int]], runtime: Runtime, labels: int) -> np.ndarray:
+    """As ``score_in_batches``, for a network whose operations are too small to be shared by cores: on a CPU each core
+    takes batches of its own, so no batch waits for a core in each of its many short steps."""
+    threads = torch.get_num_threads()
+    if runtime.device.type != "cpu" or threads == 1:
+        return score_in_batches(model, rows, runtime, labels)
+
+    def score(chosen: Sequence[int]) -> np.ndarray:
+        return score_in_batches(model, [rows[i] for i in chosen], runtime, labels)
+
+    probabilities = np.zeros((len(rows), labels), dtype=np.float32)
+    batches = batch_by_tokens([len(row) for row in rows], TOKENS_SIDE_BY_SIDE)[::-1]  # the long ones begin
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for chosen, scores in zip(batches, pool.map(score, batches), strict=True):
+                probabilities[chosen] = scores
+    finally:
+        torch.set_num_threads(threads)  # for this thread and those that begin later
     return probabilities
 
 

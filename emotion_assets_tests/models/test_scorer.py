@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from emotion_assets.models.bigru import BiGruClassifier
 from emotion_assets.models.kind import Scorer
-from emotion_assets.models.networks import TOKENS, batch_by_tokens, score_in_batches
+from emotion_assets.models.kinds.bigru import BiGruNetwork
+from emotion_assets.models.networks import TOKENS, batch_by_tokens, score_in_batches, score_side_by_side
 from emotion_assets.storage.store import StoredFolder
 from emotion_assets.training.runtime import choose_runtime, cpu_has_bf16
 from emotion_assets_tests.worlds.tiny import base_folder, classifier_of, rows_of
@@ -76,6 +79,25 @@ def test_probabilities_do_not_depend_on_the_batches(
     order = np.random.default_rng(1).permutation(len(rows))
     shuffled = score_in_batches(model, [rows[i] for i in order], runtime, 3)
     assert np.abs(shuffled - alone[order]).max() < 1e-5
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_cores_with_batches_of_their_own_score_as_one_after_the_other(threads: int) -> None:
+    torch.manual_seed(3)
+    model = BiGruClassifier(50, BiGruNetwork(method="bigru", embedding_size=16, hidden_size=16), 4).eval()
+    drawn = np.random.default_rng(3)
+    rows = [drawn.integers(2, 50, length).tolist() for length in drawn.integers(1, 90, 700)]
+    runtime, before = choose_runtime("fp32"), torch.get_num_threads()
+    expected = score_in_batches(model, rows, runtime, 4)
+    torch.set_num_threads(threads)
+    try:
+        assert np.abs(score_side_by_side(model, rows, runtime, 4) - expected).max() < 1e-6
+        assert score_side_by_side(model, [], runtime, 4).shape == (0, 4)
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == threads, "threads that begin later"
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU does not multiply bf16 matrices")
