@@ -39,8 +39,8 @@ from emotion_assets.training.transfer import HostCopy
 REPORT_SECONDS = 5.0
 SMALLEST_LOSS_SCALE = 2.0**-10
 MEMORY_RAN_OUT = "memory ran out"
-FORWARD_TOKENS = 1024
-"""Of a forward pass on a CPU, about: more at once take more memory and save no time."""
+FORWARD_TOKENS = 1536
+"""Of a forward pass on a CPU, about: more at once take more memory than they save time."""
 
 LossFunction = Callable[[Sequence[int]], tuple[torch.Tensor, float]]
 """Row indices -> the loss summed over these rows' targets (a scalar) and the number, or summed weight, of those
