@@ -24,10 +24,16 @@ def defs() -> dg.Definitions:
 
 def _build() -> dg.Definitions:
     from emotion_assets.defs.build import build_defs
-    from emotion_assets.defs.selection import refuse_empty_selection
+    from emotion_assets.defs.selection import materialises, refuse_empty_selection
     from emotion_assets.defs.upstream_warnings import ignore_upstream_warnings
+    from emotion_assets.settings.errors import UserError
 
     ignore_upstream_warnings()
-    definitions = build_defs()
-    refuse_empty_selection(definitions, sys.argv)
+    try:
+        definitions = build_defs()
+        refuse_empty_selection(definitions, sys.argv)
+    except UserError as error:
+        if materialises(sys.argv):
+            raise SystemExit(str(error)) from None  # Dagster would print a traceback of its own in front of it
+        raise
     return definitions

@@ -1,4 +1,4 @@
-"""A selection that matches nothing starts nothing."""
+"""A selection that matches nothing, or cannot be read, starts nothing."""
 
 from __future__ import annotations
 
@@ -53,9 +53,33 @@ def test_what_a_job_reports_is_refused_with_that_job(definitions: dg.Definitions
         refuse_empty_selection(definitions, ["dg", "launch", "--assets", "sweep"])
 
 
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ("*bigru", "no asset has the key 'bigru'; did you mean baseline_models/bigru or predictions/bigru?"),
+        (
+            "champion_model,prediction/bigru",
+            "'prediction/bigru'; did you mean baseline_models/bigru or predictions/bigru?",
+        ),
+        ("lama3_lora_model", "'lama3_lora_model'; did you mean llama3_lora_model"),
+        ("nothing_like_it", "'nothing_like_it'; `dg list defs` shows the keys"),
+        ("*predictions/bigru or champion_model", "'*predictions/bigru or champion_model' is no selection; use a key"),
+        ("", "'' is no selection"),
+    ],
+)
+def test_a_key_that_does_not_exist_or_no_selection_is_one_line(
+    definitions: dg.Definitions, selection: str, message: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        refuse_empty_selection(definitions, ["dg", "launch", "--assets", selection])
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
 def test_the_command_runs_nothing_and_says_so(terminal: Terminal) -> None:
     done = terminal.materialise("kind:torch")
     assert done.returncode != 0
-    assert "'kind:torch' selects no asset" in done.stdout + done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("'kind:torch' selects no asset")
+    assert "Traceback" not in done.stdout + done.stderr
     with dg.DagsterInstance.from_config(str(terminal.dagster_home)) as instance:
         assert instance.get_runs_count() == 0
