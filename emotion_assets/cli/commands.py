@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emotion_assets.profiles.reader import load_settings
+from emotion_assets.settings.cores import count_cores
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.workspace import Workspace
 
@@ -21,6 +23,7 @@ console = Console()
 
 def main() -> None:
     """Run a command; what a user can fix ends as one line on standard error with exit code 2."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(count_cores()))  # torch counts the machine's, not the container's
     try:
         app()
     except UserError as error:

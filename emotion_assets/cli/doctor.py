@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from emotion_assets.profiles.wheels import DEFAULT_PROFILE, missing_wheels
+from emotion_assets.settings.cores import count_cores
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import FolderSource, HubSource, PackageSource, Settings
 from emotion_assets.storage.locks import WRITABLE_HOME
@@ -47,10 +48,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     from emotion_assets.models.transformer.attention import choose_backend
+    from emotion_assets.models.transformer.memory import machine_memory
     from emotion_assets.training.runtime import choose_runtime, describe_dtype, describe_gpu, has_apple_gpu
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Finding("CPU", "ok", f"{os.cpu_count()} cores, {memory:.0f} GiB of memory")
+    memory = machine_memory() / 2**30
+    yield Finding("CPU", "ok", f"{count_cores()} cores, {memory:.0f} GiB of memory")
     if gpu := describe_gpu():
         yield Finding("GPU", "ok", gpu)
     elif has_apple_gpu():

@@ -20,6 +20,7 @@ from emotion_assets.defs.source import dataset_source
 from emotion_assets.defs.source_links import with_source_links
 from emotion_assets.defs.sweep import sweep_asset, sweep_job
 from emotion_assets.profiles.reader import load_settings
+from emotion_assets.settings.cores import count_cores
 from emotion_assets.storage.workspace import Workspace
 
 
@@ -61,7 +62,7 @@ def _prepare_processes(parallel_steps: int) -> None:
     """
     # Large pages: a step of the Llama is 6 to 8% faster; one of MiniLM, a third as long, 7 to 8% slower.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel_steps)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // parallel_steps)))
     if parallel_steps == 1:
         # No other training wants the cores: threads that wait a moment before they sleep are faster.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -185,6 +185,11 @@ def total_memory(runtime: Runtime) -> float:
         return float(torch.cuda.get_device_properties(runtime.device).total_memory)
     if runtime.device.type == "mps":
         return float(torch.mps.recommended_max_memory())
+    return machine_memory()
+
+
+def machine_memory() -> float:
+    """All memory in bytes of this machine or, if smaller, of its container."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return float(min(machine, _container_limit() or machine))
 
