@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ class Vocabulary:
         self._ids = {word: i for i, word in enumerate(words, 2)}
 
     @classmethod
-    def learn(cls, texts: Sequence[str], size: int) -> Vocabulary:
-        """The most frequent words that occur at least twice (words seen once teach the unknown word)."""
+    def learn(cls, texts: Sequence[str], size: int, at_least: int = 2) -> Vocabulary:
+        """The most frequent words, of those that occur ``at_least`` so often (rarer ones teach the unknown word)."""
         counts = Counter(word for text in texts for word in words(text))
-        frequent = [w for w, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n > 1]
+        frequent = [w for w, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n >= at_least]
         return cls(frequent[: size - 2])
 
     def encode(self, text: str, max_length: int) -> list[int]:
@@ -116,25 +117,60 @@ def train_bigru(settings: BiGru, run: TrainingRun) -> dict[str, Any]:
         loss = summed_cross_entropy(scores, targets[chosen], smoothing, on_device)
         return loss, len(chosen) if weights is None else float(weights[labels[chosen]].sum())
 
-    return fit_bigru("bigru", settings, run, train["text"].tolist(), loss_of, runtime)
+    texts = train["text"].tolist()
+    known = KnownWords(Vocabulary.learn(texts, settings.vocab_size))
+    return fit_bigru("bigru", settings, run, texts, known, loss_of, runtime)
+
+
+@dataclass(frozen=True)
+class KnownWords:
+    """The words that a network begins with.
+
+    Attributes:
+        vocabulary: those of the training rows, whatever other texts there are.
+        vectors: where they begin, ``[words, embedding_size]``; None for random vectors.
+        hidden: share of all words that teaches the unknown word in their place while training.
+    """
+
+    vocabulary: Vocabulary
+    vectors: torch.Tensor | None = None
+    hidden: float = 0.0
+
+
+def hide_words(rows: Sequence[Sequence[int]], share: float) -> list[list[int]]:
+    """The rows with about this share of their words, drawn by torch's generator, as the unknown word."""
+    drawn = iter(torch.rand(sum(map(len, rows))).tolist())
+    return [[UNKNOWN if next(drawn) < share else word for word in row] for row in rows]
 
 
 def fit_bigru(
-    kind: str, settings: BiGruNetwork, run: TrainingRun, texts: Sequence[str], loss: RowsLoss, runtime: Runtime
+    kind: str,
+    settings: BiGruNetwork,
+    run: TrainingRun,
+    texts: Sequence[str],
+    known: KnownWords,
+    loss: RowsLoss,
+    runtime: Runtime,
 ) -> dict[str, Any]:
     """Train a network on ``texts``, the training rows first, and save it as a model of that kind; returns what was
-    measured. Its words are those of the training rows, whatever other texts there are."""
-    train, validation = (read_split(run.inputs["dataset"], split) for split in ("train", "validation"))
-    vocabulary = Vocabulary.learn(train["text"].tolist(), settings.vocab_size)
+    measured."""
+    validation = read_split(run.inputs["dataset"], "validation")
+    vocabulary = known.vocabulary
     rows = [vocabulary.encode(text, settings.max_length) for text in texts]
     validation_rows = [vocabulary.encode(text, settings.max_length) for text in validation["text"]]
     validation_targets = np.array([run.labels.index(label) for label in validation["label"]])
     set_seed(run.seed)
     model = BiGruClassifier(len(vocabulary), settings, len(run.labels)).to(runtime.device)
+    if known.vectors is not None:
+        with torch.no_grad():
+            model.embedding.weight[UNKNOWN + 1 :] = known.vectors
 
     def loss_of(chosen: Sequence[int]) -> tuple[torch.Tensor, float]:
         picked = list(chosen)
-        return loss(model.log_probabilities([rows[i] for i in picked], runtime.device), picked)
+        batch = [rows[i] for i in picked]
+        if known.hidden:
+            batch = hide_words(batch, known.hidden)
+        return loss(model.log_probabilities(batch, runtime.device), picked)
 
     def evaluate() -> float:
         return accuracy_of(model, validation_rows, validation_targets, runtime)

@@ -1,15 +1,16 @@
 """Distillation: a small network that learns from the probabilities of another model (Hinton, Vinyals and Dean 2015,
 "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531).
 
-It sees the training rows, with their labels and the teacher's, and with the teacher's alone new texts that are made of
-these (``models.recombination``) and texts of the feedback. What is kept of the feedback is what the weights have
-learned, and how many texts there were: no text, and no word that is not in the training rows too.
+Its words begin where a teacher that has vectors of them puts them. It sees the training rows, with their labels and the
+teacher's, and with the teacher's alone new texts that are made of these (``models.recombination``) and texts of the
+feedback. What is kept of the feedback is what the weights have learned, and how many texts there were: no text, and no
+word that is not in the training rows too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ from torch.nn.functional import kl_div, nll_loss
 from emotion_assets.dataset.balance import normalised
 from emotion_assets.dataset.files import SPLITS
 from emotion_assets.dataset.splits import read_split
-from emotion_assets.models.bigru import fit_bigru
-from emotion_assets.models.kind import TrainingRun
+from emotion_assets.models.bigru import KnownWords, Vocabulary, fit_bigru
+from emotion_assets.models.kind import Scorer, TrainingRun
 from emotion_assets.models.kinds.distilled import Distilled, DistilledKind
 from emotion_assets.models.recombination import recombine
 from emotion_assets.settings.errors import DataError
@@ -62,30 +63,39 @@ def distil(settings: Distilled, run: TrainingRun) -> dict[str, Any]:
     """
     runtime = choose_runtime("fp32")
     train = read_split(run.inputs["dataset"], "train")
-    made = unknown_texts(run, recombine(train["text"].tolist(), settings.recombined_texts, run.seed))
-    feedback = unknown_texts(run, run.feedback)
+    recombined = recombine(train["text"].tolist(), settings.recombined_texts, run.seed)
+    made, feedback = unknown_texts(run, recombined, run.feedback)
     texts = [*train["text"], *made, *feedback]
     targets = torch.full((len(texts),), NO_LABEL)
     targets[: len(train)] = torch.tensor([run.labels.index(label) for label in train["label"]])
 
-    def ask() -> torch.Tensor:
-        return torch.from_numpy(ask_teacher(settings.teacher, run, texts))
+    vocabulary = Vocabulary.learn(train["text"].tolist(), settings.vocab_size, 1 if settings.hidden_words else 2)
+    compute_once = run.resume_state.compute_once if run.resume_state else _compute
 
     started = time.monotonic()
-    answers = run.resume_state.compute_once("teacher", ask) if run.resume_state else ask()
+    answers = compute_once("teacher", lambda: torch.from_numpy(ask_teacher(settings.teacher, run, texts)))
+    vectors = compute_once(
+        "word_vectors", lambda: first_vectors(settings.teacher, run, vocabulary.words, settings.embedding_size)
+    )
     teacher_seconds = time.monotonic() - started
+    known = KnownWords(vocabulary, vectors if len(vectors) else None, settings.hidden_words)
     answers, targets = answers.to(runtime.device), targets.to(runtime.device)
 
     def loss_of(scores: torch.Tensor, chosen: list[int]) -> tuple[torch.Tensor, float]:
         teacher, labels = answers[chosen], targets[chosen]
         return distillation_loss(scores, teacher, labels, settings.temperature, settings.teacher_weight), len(chosen)
 
-    return fit_bigru(DistilledKind.name, settings, run, texts, loss_of, runtime) | {
+    return fit_bigru(DistilledKind.name, settings, run, texts, known, loss_of, runtime) | {
         "teacher": f"{settings.teacher} {run.inputs['teacher'].version}",
         "teacher_seconds": teacher_seconds,
         "recombined_texts": len(made),
         "feedback_texts": len(feedback),
     }
+
+
+def _compute(name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """In place of ``ResumeState.compute_once``, where nothing is resumed."""
+    return compute()
 
 
 def distillation_loss(
@@ -108,18 +118,18 @@ def distillation_loss(
     return (weight * soft + (1 - weight) * hard).sum()
 
 
-def unknown_texts(run: TrainingRun, texts: Sequence[str]) -> list[str]:
-    """The texts that no split has. On those of train the label is known, and those of validation and test must stay
-    unseen; spelling, case and punctuation make no other text."""
+def unknown_texts(run: TrainingRun, *groups: Sequence[str]) -> list[list[str]]:
+    """Of each group the texts that no split has. On those of train the label is known, and those of validation and test
+    must stay unseen; spelling, case and punctuation make no other text."""
     known = {normalised(text) for split in SPLITS for text in read_split(run.inputs["dataset"], split)["text"]}
-    return [text for text in texts if normalised(text) not in known]
+    return [[text for text in texts if normalised(text) not in known] for texts in groups]
 
 
-def ask_teacher(name: str, run: TrainingRun, texts: Sequence[str]) -> np.ndarray:
-    """The teacher's probabilities ``[texts, labels]`` float32, in the order of ``run.labels``; says how far it is.
+def load_teacher(name: str, run: TrainingRun) -> Scorer:
+    """The scorer of the teacher.
 
     Raises:
-        DataError: it knows other labels.
+        DataError: it knows other labels than the dataset has.
     """
     from emotion_assets.models.registry import load_scorer
 
@@ -130,6 +140,15 @@ def ask_teacher(name: str, run: TrainingRun, texts: Sequence[str]) -> np.ndarray
             f"{run.name}: its teacher {name} {folder.version} knows the labels {', '.join(scorer.labels)}, the dataset "
             f"has {', '.join(run.labels)}; materialise {name} again"
         )
+    return scorer
+
+
+def ask_teacher(name: str, run: TrainingRun, texts: Sequence[str]) -> np.ndarray:
+    """The teacher's probabilities ``[texts, labels]`` float32, in the order of ``run.labels``; says how far it is.
+
+    Raises as ``load_teacher`` does.
+    """
+    scorer = load_teacher(name, run)
     order = [scorer.labels.index(label) for label in run.labels]
     answers = []
     said = started = time.monotonic()
@@ -140,3 +159,19 @@ def ask_teacher(name: str, run: TrainingRun, texts: Sequence[str]) -> np.ndarray
             said = time.monotonic()
             run.report(TeacherProgress(run.name, name, start + len(some), len(texts), said - started))
     return np.concatenate(answers)
+
+
+def first_vectors(name: str, run: TrainingRun, words: Sequence[str], size: int) -> torch.Tensor:
+    """Where the student's words begin, ``[words, size]``: the principal components of the teacher's vectors of these
+    words, scaled to the standard deviation 1 that random vectors have. None, ``[0, size]``, where the teacher has no
+    vectors of words, or narrower ones.
+
+    Raises as ``load_teacher`` does.
+    """
+    vectors = load_teacher(name, run).word_vectors(words)
+    if vectors is None or min(vectors.shape) < size:
+        return torch.zeros(0, size)
+    centred = torch.from_numpy(vectors - vectors.mean(0))
+    _, directions = torch.linalg.eigh(centred.T @ centred)  # the smallest components come first
+    components = centred @ directions[:, -size:].flip(1)
+    return components / components.std()

@@ -116,6 +116,10 @@ class Scorer(ABC):
         """Class probabilities ``[texts, labels]``, float32, each row summing to one."""
         return self.answer(self.prepare(texts)).probabilities
 
+    def word_vectors(self, words: Sequence[str]) -> np.ndarray | None:
+        """What the model knows of each word by itself, ``[words, width]`` float32; None if it has no such vectors."""
+        return None
+
 
 @dataclass(frozen=True)
 class Export:

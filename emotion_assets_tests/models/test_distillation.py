@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from sklearn.decomposition import PCA
+from transformers import AutoTokenizer
 
 from emotion_assets.cli.forget import forget, make_person
 from emotion_assets.dataset.splits import read_split
 from emotion_assets.jobs.process import FEEDBACK, TrainingJob, feedback_input, run_job, stored_input
 from emotion_assets.models import distillation
+from emotion_assets.models.bigru import UNKNOWN, KnownWords, Vocabulary, fit_bigru, hide_words, load_bigru, words
 from emotion_assets.models.distillation import NO_LABEL, distillation_loss
 from emotion_assets.models.kind import Scorer, TrainingRun
 from emotion_assets.models.kinds.distilled import Distilled
@@ -27,8 +32,11 @@ from emotion_assets.storage.store import StoredFolder
 from emotion_assets.storage.warehouse.unlabelled import draw_texts
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets.training.resume import ResumeState
+from emotion_assets.training.runtime import choose_runtime
 from emotion_assets_tests.worlds import feedback as world
+from emotion_assets_tests.worlds.tiny import LABELS, trained
 
+WORD_TABLES = ("embed_tokens.weight", "word_embeddings.weight")
 SMALL = Training(epochs=6, batch_size=32, learning_rate=1e-2)
 STUDENT = Distilled(
     method="distilled", teacher="tfidf_svm", recombined_texts=0, hidden_size=32, embedding_size=32, training=SMALL
@@ -217,7 +225,67 @@ def test_texts_that_a_split_has_are_left_out_however_they_are_written(workspace:
     seen = [read_split(dataset, split)["text"].iloc[0] for split in ("train", "validation", "test")]
     run = TrainingRun("student", workspace.settings.labels, 17, {"dataset": dataset}, tmp_path, print)
     texts = [*seen, *(f"  {text.upper()}!! " for text in seen), "something else"]
-    assert distillation.unknown_texts(run, texts) == ["something else"]
+    assert distillation.unknown_texts(run, texts, [], ["one more"]) == [["something else"], [], ["one more"]]
+
+
+def test_a_student_knows_words_seen_once_and_learns_the_unknown_word_from_hidden_ones(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    texts = read_split(workspace.store.current(RAW_DATASET), "train")["text"]
+    seen = Counter(word for text in texts for word in words(text))
+    once = {word for word, count in seen.items() if count == 1}
+    assert once
+    for share, expected in ((0.01, set(seen)), (0.0, set(seen) - once)):
+        student = STUDENT.model_copy(update={"hidden_words": share})
+        known = train(workspace, tmp_path / f"{share}", student).read_json("vocabulary.json")
+        assert set(known) == expected
+
+
+@pytest.mark.parametrize("model_type", ["llama", "bert"])
+def test_a_students_words_begin_at_the_principal_components_of_its_teachers(tmp_path: Path, model_type: str) -> None:
+    _, base, teacher = trained(tmp_path, model_type)
+    run = TrainingRun("student", LABELS, 17, {"teacher": teacher}, tmp_path, print)
+    known = ["walk", "river", "stone", "cloud", "amber", "lantern", "quiet", "storm", "garden", "meadow", "riverstone"]
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    (table,) = (
+        tensor for name, tensor in load_file(base.file("model.safetensors")).items() if name.endswith(WORD_TABLES)
+    )
+    means = [table[tokenizer(f" {word}", add_special_tokens=False)["input_ids"]].mean(0).numpy() for word in known]
+    expected = PCA(4).fit_transform(np.array(means))
+    found = distillation.first_vectors("teacher", run, known, 4).numpy()
+    assert found.std(ddof=1) == pytest.approx(1)
+    assert np.abs(found) == pytest.approx(np.abs(expected / expected.std(ddof=1)), abs=1e-3)  # a sign is arbitrary
+    assert distillation.first_vectors("teacher", run, known, 64).shape == (0, 64)  # wider than the teacher's
+
+
+def test_a_network_begins_with_the_vectors_it_is_given(workspace: Workspace, tmp_path: Path) -> None:
+    dataset = workspace.store.current(RAW_DATASET)
+    texts = read_split(dataset, "train")["text"].tolist()[:64]
+    vocabulary = Vocabulary.learn(texts, 1000)
+    vectors = torch.randn(len(vocabulary.words), 32)
+    still = Training(epochs=1, batch_size=64, learning_rate=1e-9)
+    run = TrainingRun("student", workspace.settings.labels, 17, {"dataset": dataset}, tmp_path, print)
+    fit_bigru(
+        "distilled",
+        STUDENT.model_copy(update={"training": still}),
+        run,
+        texts,
+        KnownWords(vocabulary, vectors),
+        lambda scores, chosen: (-scores.sum(), len(chosen)),
+        choose_runtime("fp32"),
+    )
+    assert torch.allclose(load_bigru(tmp_path)[0].embedding.weight[UNKNOWN + 1 :], vectors, atol=1e-6)
+
+
+def test_words_are_hidden_in_the_share_asked_for_and_the_same_ones_by_the_same_seed() -> None:
+    rows = [[2] * length for length in (1, 30, 4000, 6000)]
+    torch.manual_seed(5)
+    hidden = hide_words(rows, 0.1)
+    assert [len(row) for row in hidden] == [len(row) for row in rows]
+    assert set(hidden[3]) == {2, UNKNOWN}
+    assert 0.08 < sum(row.count(UNKNOWN) for row in hidden) / 10_031 < 0.12
+    torch.manual_seed(5)
+    assert hide_words(rows, 0.1) == hidden
 
 
 def test_no_text_of_another_split_is_made_for_the_student(

@@ -10,31 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from emotion_assets.jobs.process import TrainingJob, run_job, stored_input
 from emotion_assets.models.kind import Export
-from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.registry import all_kinds, load_scorer
 from emotion_assets.models.transformer.export import TEMPERATURE
 from emotion_assets.settings.errors import DataError
 from emotion_assets.storage.store import Store, StoredFolder
 from emotion_assets_tests.worlds import tiny
-from emotion_assets_tests.worlds.tiny import LABELS, stored_case
+from emotion_assets_tests.worlds.tiny import LABELS, trained
 
 TEXTS = ["walk river stone", "cloud", "amber lantern quiet storm " * 40, "garden, copper and meadow"]
-
-
-def trained(root: Path, model_type: str = "llama", **settings: Any) -> tuple[Store, StoredFolder, StoredFolder]:
-    """A store, the base in it, and a model that was trained on it for a moment."""
-    store, base, tokens = stored_case(root, model_type)
-    training = {"epochs": 2, "batch_size": 10, "learning_rate": 1e-2}
-    model = TransformerModel.model_validate({"method": "lora", "base": "b", "training": training, **settings})
-    with store.writing("models") as draft:
-        inputs = {"base": stored_input(base), "tokens": stored_input(tokens)}
-        job = TrainingJob(
-            "transformer", "m", model.model_dump(mode="json"), LABELS, 5, inputs, str(draft.path), str(root / "state")
-        )
-        folder = draft.finish(run_job(job, lambda line: None))
-    return store, base, folder
 
 
 def export(model: StoredFolder, store: Store, target: Path, adapter: bool = False) -> Export:

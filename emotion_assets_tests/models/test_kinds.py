@@ -79,6 +79,7 @@ IN_A_RECIPE = {
             "teacher_weight": 0.5,
             "feedback_texts": 5000,
             "recombined_texts": 50000,
+            "hidden_words": 0.01,
             "embedding_size": 128,
             "hidden_size": 128,
             "dropout": 0.2,

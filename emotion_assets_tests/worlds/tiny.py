@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from emotion_assets.jobs.process import TrainingJob, run_job, stored_input
 from emotion_assets.models.kinds.transformer import TransformerModel
 from emotion_assets.models.transformer.attention import Backend, choose_backend
 from emotion_assets.models.transformer.checkpoints import new_classifier
@@ -135,3 +136,17 @@ def stored_case(
         config = json.loads((draft.path / "config.json").read_text(encoding="utf-8"))
         base = draft.finish({"origin": "random", "vocab_size": config["vocab_size"], "model_type": model_type})
     return store, base, tokens
+
+
+def trained(root: Path, model_type: str = "llama", **settings: Any) -> tuple[Store, StoredFolder, StoredFolder]:
+    """A store, the base in it, and a model that was trained on it for a moment."""
+    store, base, tokens = stored_case(root, model_type)
+    training = {"epochs": 2, "batch_size": 10, "learning_rate": 1e-2}
+    model = TransformerModel.model_validate({"method": "lora", "base": "b", "training": training, **settings})
+    with store.writing("models") as draft:
+        inputs = {"base": stored_input(base), "tokens": stored_input(tokens)}
+        job = TrainingJob(
+            "transformer", "m", model.model_dump(mode="json"), LABELS, 5, inputs, str(draft.path), str(root / "state")
+        )
+        folder = draft.finish(run_job(job, lambda line: None))
+    return store, base, folder

@@ -29,6 +29,11 @@ class Distilled(BiGruNetwork):
         int, Field(ge=0, description="new texts out of two training rows each, at most; the teacher labels them")
     ] = 50_000
 
+    hidden_words: Annotated[
+        float,
+        Field(ge=0, lt=1, description="share that teaches the unknown word; above 0 words seen once are known too"),
+    ] = 0.01  # a word seen once stands in several new texts, whose labels say what the teacher knows of it
+
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> Distilled:
         if self.training.label_smoothing:

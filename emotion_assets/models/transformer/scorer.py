@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,3 +60,12 @@ class TransformerScorer(Scorer):
 
     def predict(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         return score_in_batches(self._model, rows, self._runtime, len(self.labels), self._steady)
+
+    def word_vectors(self, words: Sequence[str]) -> np.ndarray:
+        """The mean of each word's token vectors, its tokens being those inside a text, ``[words, width]`` float32."""
+        rows = self._tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+        backbone: Any = self._model.backbone
+        table = backbone.get_input_embeddings().weight
+        with torch.inference_mode():
+            means = [table[row].float().mean(0) if row else torch.zeros_like(table[0]).float() for row in rows]
+            return torch.stack(means).cpu().numpy()
