@@ -63,7 +63,8 @@ def choose_champion(
     of their own, ``CHAMPION_PREDICTIONS``.
 
     Raises:
-        ChampionError: requests that exclude each other, an unknown pin, nothing to roll back to, or no candidate.
+        ChampionError: requests that exclude each other, nothing evaluated yet, an unknown pin, nothing to roll back to,
+            or no candidate.
         DataError: the requested model does not know the dataset's labels.
         StoreError: the folder of the requested model is not in the store any more.
     """
@@ -71,6 +72,8 @@ def choose_champion(
         raise ChampionError("champion_model: pin, rollback and unpin exclude each other; give one of them")
     with warehouse.reading() as db:
         history, versions = champion_decisions(db), model_versions(db)
+    if not versions:
+        raise ChampionError("champion_model: no model was evaluated yet; materialise evaluation_table first")
     context = EvaluationContext(settings.profile, store.current(RAW_DATASET), run_id, now)
     last = history[-1] if history else None
     if last and last["run_id"] == run_id:

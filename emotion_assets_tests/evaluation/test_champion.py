@@ -135,9 +135,13 @@ def test_a_request_that_cannot_be_met_is_one_clear_line(promoted: World, asked: 
     assert decisions(promoted) == before
 
 
-def test_without_any_evaluation_there_is_no_champion_and_the_error_says_why(world: World) -> None:
-    with pytest.raises(ChampionError, match="materialise evaluation_table"):
-        world.choose()
+@pytest.mark.parametrize("asked", [{}, {"pin": "tfidf_svm"}, {"rollback": True}, {"unpin": True}])
+def test_without_any_evaluation_there_is_no_champion_and_the_error_says_why(
+    world: World, asked: dict[str, object]
+) -> None:
+    with pytest.raises(ChampionError, match="no model was evaluated yet; materialise evaluation_table first"):
+        world.choose(**asked)
+    assert decisions(world) == []
 
 
 def test_on_new_validation_rows_the_incumbent_is_measured_again_before_anyone_may_replace_it(promoted: World) -> None:
