@@ -163,8 +163,9 @@ def ask_teacher(name: str, run: TrainingRun, texts: Sequence[str]) -> np.ndarray
 
 def first_vectors(name: str, run: TrainingRun, words: Sequence[str], size: int) -> torch.Tensor:
     """Where the student's words begin, ``[words, size]``: the principal components of the teacher's vectors of these
-    words, scaled to the standard deviation 1 that random vectors have. None, ``[0, size]``, where the teacher has no
-    vectors of words, or narrower ones.
+    words, scaled to the standard deviation 1 that random vectors have. Empty, ``[0, size]``, where the teacher has no
+    vectors of words, or narrower ones. XtremeDistil begins in this way too (Mukherjee and Awadallah 2020,
+    https://arxiv.org/abs/2004.05686).
 
     Raises as ``load_teacher`` does.
     """

@@ -85,7 +85,7 @@ IN_A_RECIPE = {
             "dropout": 0.2,
             "vocab_size": 20000,
             "max_length": 128,
-            "training": TRAINING | {"learning_rate": 0.002, "epochs": 6, "batch_size": 64},
+            "training": TRAINING | {"learning_rate": 0.002, "epochs": 6, "batch_size": 64, "keep": "last"},
             "paper_accuracy": None,
         },
     ),

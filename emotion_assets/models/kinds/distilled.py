@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from emotion_assets.models.kind import Kind, Scorer, TrainingRun
 from emotion_assets.models.kinds.bigru import BiGruNetwork
-from emotion_assets.settings.schema import Settings, require_name
+from emotion_assets.settings.schema import Settings, Training, require_name
 from emotion_assets.storage.keys import RAW_DATASET, model_key
 from emotion_assets.storage.store import Store, StoredFolder
 
@@ -33,6 +33,9 @@ class Distilled(BiGruNetwork):
         float,
         Field(ge=0, lt=1, description="share that teaches the unknown word; above 0 words seen once are known too"),
     ] = 0.01  # a word seen once stands in several new texts, whose labels say what the teacher knows of it
+
+    training: Training = Training(learning_rate=2e-3, epochs=6, batch_size=64, keep="last")
+    """The epoch with the best validation accuracy is an early one, which is less often of the teacher's opinion."""
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> Distilled:
