@@ -164,13 +164,13 @@ def ask_teacher(name: str, run: TrainingRun, texts: Sequence[str]) -> np.ndarray
 def first_vectors(name: str, run: TrainingRun, words: Sequence[str], size: int) -> torch.Tensor:
     """Where the student's words begin, ``[words, size]``: the principal components of the teacher's vectors of these
     words, scaled to the standard deviation 1 that random vectors have. Empty, ``[0, size]``, where the teacher has no
-    vectors of words, or narrower ones. XtremeDistil begins in this way too (Mukherjee and Awadallah 2020,
-    https://arxiv.org/abs/2004.05686).
+    vectors of words or narrower ones, or there are fewer words. XtremeDistil begins in this way too (Mukherjee and
+    Awadallah 2020, https://arxiv.org/abs/2004.05686).
 
     Raises as ``load_teacher`` does.
     """
-    vectors = load_teacher(name, run).word_vectors(words)
-    if vectors is None or min(vectors.shape) < size:
+    vectors = load_teacher(name, run).word_vectors(words) if len(words) >= size else None
+    if vectors is None or vectors.shape[1] < size:
         return torch.zeros(0, size)
     centred = torch.from_numpy(vectors - vectors.mean(0))
     _, directions = torch.linalg.eigh(centred.T @ centred)  # the smallest components come first

@@ -255,7 +255,9 @@ def test_a_students_words_begin_at_the_principal_components_of_its_teachers(tmp_
     found = distillation.first_vectors("teacher", run, known, 4).numpy()
     assert found.std(ddof=1) == pytest.approx(1)
     assert np.abs(found) == pytest.approx(np.abs(expected / expected.std(ddof=1)), abs=1e-3)  # a sign is arbitrary
-    assert distillation.first_vectors("teacher", run, known, 64).shape == (0, 64)  # wider than the teacher's
+    assert distillation.first_vectors("teacher", run, known * 9, 64).shape == (0, 64)  # wider than the teacher's
+    assert distillation.first_vectors("teacher", run, known, 16).shape == (0, 16)  # more than there are words
+    assert distillation.first_vectors("teacher", run, [], 4).shape == (0, 4)
 
 
 def test_a_network_begins_with_the_vectors_it_is_given(workspace: Workspace, tmp_path: Path) -> None:
