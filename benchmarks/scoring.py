@@ -215,7 +215,9 @@ def score_embedded(folder: Path, rows: int) -> None:
 
 
 def grow(folder: Path, sizes: Sequence[int]) -> None:
-    """Each size is scored in a process of its own, whose memory holds nothing of other sizes or of the taking in."""
+    """Each size is scored in a process of its own, whose memory holds nothing of other sizes or of the taking in, and
+    whose Arrow asks the system for memory, as in a step of the graph."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     print("\nof the first  CPU us/row  us/row  peak MB  rows scored")
     first = 0.0
     for rows in sizes:

@@ -3,9 +3,9 @@
 Belongs here: which texts are scored, in which batches, what status a score gets, which rows a person should see. Does
 not belong here: where the model runs (``engines``), what is SQL (``warehouse.scores``).
 
-The rows to be scored are written to a nameless file first, equal texts behind each other. So an identical text is
-computed once, the database is free while the model works, and memory does not grow with the rows. The engine reads and
-scores ahead while this thread, the only one that writes, stores what came before.
+The rows to be scored are written to a nameless file first and come back with equal texts behind each other. So an
+identical text is computed once, the database is free while the model works, and memory does not grow with the rows. The
+engine reads and scores ahead while this thread, the only one that writes, stores what came before.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +27,13 @@ from emotion_assets.scoring.cascade import Cascade, calibrate_scoring
 from emotion_assets.scoring.decision import ABSTAIN, OK, TRUNCATED
 from emotion_assets.scoring.engines.engine import score_batches
 from emotion_assets.scoring.engines.registry import make_engine
+from emotion_assets.scoring.spool import Spool
 from emotion_assets.settings.errors import UserError
 from emotion_assets.settings.schema import Settings
 from emotion_assets.storage.failpoints import failpoint
 from emotion_assets.storage.store import Store
 from emotion_assets.storage.warehouse.database import Warehouse, room_to_write
+from emotion_assets.storage.warehouse.memory import in_little_memory, limit_memory
 from emotion_assets.storage.warehouse.scores import (
     churn,
     current_model,
@@ -44,14 +45,18 @@ from emotion_assets.storage.warehouse.scores import (
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
 if TYPE_CHECKING:
+    import duckdb
+
     from emotion_assets.models.kind import Scores
     from emotion_assets.storage.workspace import Workspace
 
 SPOOL_ROWS = 1024
+ROW_BYTES = 50
+"""Of a row that waits, beside its text, about."""
 BATCH_CHARACTERS = 16_000_000
 STORE_SECONDS = 1.0
 STORE_SHARE = 0.1
-STORE_BYTES = 32_000_000
+STORE_BYTES = 16_000_000
 """Scores are stored as soon as they are this old, and storing takes no more than this share of the time, or are this
 large. A commit costs the more the larger the database is, so one for each batch of a fast model would make a row
 dearer, the more rows there are."""
@@ -152,14 +157,10 @@ def score_feedback(
     computed = by_first = 0
     writer = _Writer(warehouse, settings.feedback.audit_share)
     with room_to_write(warehouse.path), tempfile.TemporaryFile(dir=warehouse.path.parent) as spool:
-        with warehouse.reading() as db:
-            total, size = list_waiting(db, version, since)
-            if total:
-                _spool(waiting_texts(db, version, size, SPOOL_ROWS), spool)
+        total, waiting = _spool(warehouse, version, since, spool)
         failpoint("scoring.spooled")
         if total:
-            spool.seek(0)
-            batches = _batches(pa.ipc.open_stream(spool), settings.feedback.batch_size)
+            batches = _batches(waiting.read(), settings.feedback.batch_size)
             engine = make_engine(settings.scoring)
             for batch, fresh in score_batches(engine, calibration, batches, lambda batch: batch.new_texts):
                 computed += len(batch.new)
@@ -212,6 +213,7 @@ class _Writer:
             queue = _queue(rows, self._audit_share)
             failpoint("scoring.mid_batch")
             with self._warehouse.writing() as db:
+                limit_memory(db, 2 * (rows.nbytes + queue.nbytes))
                 self.stored += store_scores(db, rows.drop(["text"]), queue)
                 failpoint("scoring.stored")
         self._last = time.monotonic()
@@ -268,15 +270,22 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float)
         )
 
 
-def _spool(texts: Iterator[pa.RecordBatch], spool: IO[bytes]) -> None:
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    first = next(texts)
-    with pa.ipc.new_stream(spool, first.schema, options=options) as stream:
-        for batch in chain([first], texts):
-            stream.write_batch(batch)
+def _spool(warehouse: Warehouse, version: str, since: date | None, file: IO[bytes]) -> tuple[int, Spool]:
+    """Write the rows that wait to a file; how many they are, and the file to read them from."""
+
+    def write(db: duckdb.DuckDBPyConnection) -> tuple[int, Spool]:
+        total, size = list_waiting(db, version, since)
+        spool = Spool(file, size + ROW_BYTES * total)
+        if total:
+            for rows in waiting_texts(db, version, SPOOL_ROWS):
+                spool.add(rows)
+        return total, spool
+
+    with warehouse.reading() as db:
+        return in_little_memory(db, lambda: write(db))
 
 
-def _batches(rows: pa.RecordBatchReader, size: int) -> Iterator[_Batch]:
+def _batches(rows: Iterable[pa.RecordBatch], size: int) -> Iterator[_Batch]:
     """Batches of at most ``size`` distinct texts and about ``BATCH_CHARACTERS`` characters."""
     batch, characters = _Batch([], [], [], [], []), 0
     last = None

@@ -15,6 +15,7 @@ from emotion_assets.evaluation.metrics import scale
 from emotion_assets.evaluation.predictions import read_predictions
 from emotion_assets.ingest.ledger import ingest
 from emotion_assets.scoring import score as scoring
+from emotion_assets.scoring import spool
 from emotion_assets.scoring.calibration import calibrate
 from emotion_assets.scoring.decision import choose_threshold
 from emotion_assets.scoring.score import (
@@ -26,9 +27,9 @@ from emotion_assets.scoring.score import (
 )
 from emotion_assets.settings.errors import UserError
 from emotion_assets.storage.keys import CHAMPION, CHAMPION_PREDICTIONS
-from emotion_assets.storage.warehouse import database, long_texts
+from emotion_assets.storage.warehouse import database, memory
 from emotion_assets.storage.warehouse.database import fetch
-from emotion_assets.storage.warehouse.scores import list_waiting, store_scores, waiting_texts
+from emotion_assets.storage.warehouse.scores import list_waiting, store_scores
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
 from emotion_assets_tests.worlds.feedback import drop_csv, state
@@ -64,14 +65,22 @@ def test_identical_texts_are_computed_once_within_a_run_and_across_runs(workspac
     assert all(answer == answers["what a day"][0] for answer in answers["what a day"])
 
 
-def test_scores_do_not_depend_on_the_batches(make_home) -> None:
+def test_scores_do_not_depend_on_the_batches_nor_on_the_order_of_reading(
+    make_home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = []
-    for name, size in (("one", 4096), ("two", 7)):
+    for name, size, window, part in (("one", 4096, 250_000, 8_000_000), ("two", 7, 3, 200)):
+        monkeypatch.setattr(memory, "WINDOW_ROWS", window)
+        monkeypatch.setattr(spool, "PART_BYTES", part)
         workspace = make_home(name, batch_size=size)
         world.drop_inbox(workspace)
         take_in(workspace)
-        score(workspace)
-        states.append(state(workspace))
+        first = score(workspace)
+        drop_csv(workspace, "again.csv", [{"text": text, "shop": "b"} for text in world.sample_texts()])
+        take_in(workspace)
+        again = score(workspace)
+        assert again.rows > 7
+        states.append((state(workspace), first.computed, again.computed))
     assert states[0] == states[1]
 
 
@@ -117,8 +126,14 @@ def test_storing_takes_a_tenth_of_the_time_however_long_a_commit_takes(
     assert writer.stored == 50
 
 
-def test_long_texts_are_sorted_in_parts_that_fit_in_memory(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+def waiting(workspace: Workspace, path: Path) -> tuple[int, list[dict]]:
+    with path.open("w+b") as file:
+        rows, spooled = scoring._spool(workspace.warehouse, "a version", None, file)
+        return rows, [row for part in spooled.read() for row in part.to_pylist()]
+
+
+def test_long_texts_wait_in_parts_that_fit_in_memory(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, words = 8000, 250  # of 32 letters: 66 MB of text, each text twice
     with workspace.warehouse.writing() as db:
@@ -134,13 +149,37 @@ def test_long_texts_are_sorted_in_parts_that_fit_in_memory(
             {"rows": rows, "words": words},
         )
     monkeypatch.setitem(database.CONFIG, "memory_limit", "64MB")
-    monkeypatch.setattr(long_texts, "SLICE_BYTES", 4_000_000)
+    monkeypatch.setattr(spool, "PART_BYTES", 4_000_000)
     with workspace.warehouse.reading() as db:
-        waiting, size = list_waiting(db, "", None)
-        texts = [text for batch in waiting_texts(db, "", size, 1024) for text in batch["text"].to_pylist()]
-    assert (waiting, size) == (rows, rows * (33 * words - 1))
+        size = rows * (33 * words - 1)
+        assert memory.in_little_memory(db, lambda: list_waiting(db, "a version", None)) == (rows, size)
+    n, found = waiting(workspace, tmp_path / "spool")
+    texts = [row["text"] for row in found]
+    assert n == len(texts) == rows
     assert len(set(texts)) == rows // 2
     assert texts[::2] == texts[1::2]
+
+
+def test_texts_too_long_for_little_memory_are_read_with_all_of_it(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 2200
+    with workspace.warehouse.writing() as db:
+        db.execute(
+            """
+            INSERT INTO feedback BY NAME
+            SELECT 'r' || i AS feedback_id, i AS row_number, now() AS received_at, 'x' AS source_sha256,
+                '{}' AS attributes, repeat(md5(i::VARCHAR), 600) AS text
+            FROM range($rows) made(i)
+            """,
+            {"rows": rows},
+        )
+    tries = []
+    monkeypatch.setattr(memory, "LITTLE_MEMORY", 16_000_000)
+    monkeypatch.setattr(scoring, "list_waiting", lambda *given: tries.append(1) or list_waiting(*given))
+    n, found = waiting(workspace, tmp_path / "spool")
+    assert len(tries) == 2
+    assert n == len({row["feedback_id"] for row in found}) == len(found) == rows
 
 
 def test_confidence_is_calibrated_and_the_unsure_abstain_into_the_queue(workspace: Workspace) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -15,13 +15,13 @@ import pytest
 from emotion_assets.ingest.ledger import ingest
 from emotion_assets.ingest.redating import redate
 from emotion_assets.review.queue import export_review, import_review
-from emotion_assets.scoring import score
+from emotion_assets.scoring import score, spool
 from emotion_assets.storage import exports
 from emotion_assets.storage.exports import exports_folder
-from emotion_assets.storage.warehouse import database, long_texts
-from emotion_assets.storage.warehouse.database import WarehouseError, count
+from emotion_assets.storage.warehouse import database, long_texts, memory
+from emotion_assets.storage.warehouse.database import WarehouseError, count, fetch
+from emotion_assets.storage.warehouse.feedback import STAGED, FileCounts, FileRecord, store_file
 from emotion_assets.storage.warehouse.forget import Person, remove_person
-from emotion_assets.storage.warehouse.scores import SORTED_ROW_BYTES, list_waiting, waiting_texts
 from emotion_assets.storage.warehouse.unlabelled import draw_texts
 from emotion_assets.storage.workspace import Workspace
 from emotion_assets_tests.worlds import feedback as world
@@ -35,6 +35,7 @@ def workspace(make_home: Any, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A home whose database has less memory than a file of texts; DuckDB reads 2,048 of them at a time, 4 MB."""
     monkeypatch.setitem(database.CONFIG, "memory_limit", "32MB")
     monkeypatch.setattr(score, "STORE_BYTES", 2_000_000)
+    monkeypatch.setattr(spool, "PART_BYTES", 4_000_000)
     monkeypatch.setattr(exports, "BATCH_BYTES", 4_000_000)
     monkeypatch.setattr(long_texts, "SLICE_BYTES", 4_000_000)
     made: Workspace = make_home(audit_share=1, target_accuracy=0.99)
@@ -128,14 +129,25 @@ def test_long_texts_get_their_date_later_and_are_forgotten(workspace: Workspace)
         assert count(db, "SELECT count(*) FROM feedback") == 0
 
 
-def test_many_short_texts_are_sorted_in_parts_too(make_home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_texts, "SLICE_BYTES", 1_000_000)
-    workspace: Workspace = make_home()
-    drop_csv(workspace, "many.csv", [{"text": f"{i:x}"} for i in range(20_000)])
-    assert take_in(workspace) == [(20_000, 0, 0)]
+def test_many_short_rows_of_one_file_are_taken_in_in_little_memory(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(database.CONFIG, "memory_limit", "48MB")
+    monkeypatch.setattr(memory, "WINDOW_ROWS", 50_000)
+    n = 400_000
+    query = f"""
+        SELECT i AS row_number, NULL AS reason_code, NULL AS detail, NULL AS raw_excerpt, 'r' || i % {n - 10} AS id,
+            'text ' || i AS text, NULL AS created_at, '{{}}' AS attributes, NULL AS undated FROM range({n}) made(i)
+    """
+    with duckdb.connect() as other:
+        rows = other.sql(query).to_arrow_table().cast(STAGED)
+    record = FileRecord("sha", "many.parquet", "default", 1, "reading", "run", datetime.now(UTC))
+    with workspace.warehouse.writing() as db:
+        assert store_file(db, record, rows.to_reader()) == FileCounts(n, n, 0, 0, 0)
     with workspace.warehouse.reading() as db:
-        waiting, size = list_waiting(db, "a", None)
-        texts = [text for part in waiting_texts(db, "a", size, 4096) for text in part["text"].to_pylist()]
-    assert len(set(texts)) == waiting == 20_000
-    parts = 1 + sum(after < before for before, after in pairwise(texts))
-    assert parts == 1 + (size + 20_000 * SORTED_ROW_BYTES) // 1_000_000 == 5
+        newer = "SELECT feedback_id, text FROM feedback WHERE version = 2 ORDER BY row_number"
+        assert fetch(db, newer).to_pylist() == [
+            {"feedback_id": f"r{i}@2", "text": f"text {n - 10 + i}"} for i in range(10)
+        ]
+        wrong = "SELECT count(*) FROM feedback WHERE version = 1 AND feedback_id <> 'r' || text[6:]"
+        assert count(db, wrong) == 0

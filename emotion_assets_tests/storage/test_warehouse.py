@@ -26,6 +26,7 @@ from emotion_assets.storage.warehouse.database import (
     row_counts,
 )
 from emotion_assets.storage.warehouse.dataset import write_class_balance
+from emotion_assets.storage.warehouse.memory import stream
 from emotion_assets.storage.warehouse.tables import ClassBalance
 
 ROW = ClassBalance(split="train", emotion="joy", n=3, share=0.5)
@@ -240,6 +241,18 @@ def test_what_the_system_refuses_at_opening_or_commit_is_one_line(
     monkeypatch.setattr("emotion_assets.storage.warehouse.database.write_text_atomically", refuse)
     with pytest.raises(WarehouseError, match=r"may not be opened .*; give this user access"):
         write_row(warehouse)
+
+
+def test_too_little_memory_behind_the_first_rows_is_told_as_such() -> None:
+    query = "SELECT repeat(md5(i::VARCHAR), if(i < 130_000, 1, 600)) AS text FROM range(134_000) rows(i)"
+    with duckdb.connect(config={"memory_limit": "16MB", "threads": 2}) as db:
+        rows = 0
+        with pytest.raises(duckdb.OutOfMemoryException):
+            for batch in stream(db, query, {}, 1024):
+                rows += len(batch)
+        assert rows > 0
+        db.execute("SET memory_limit = '256MB'")
+        assert sum(len(batch) for batch in stream(db, query, {}, 1024)) == 134_000
 
 
 def test_a_database_is_new_until_something_of_it_is_there(warehouse: Warehouse) -> None:

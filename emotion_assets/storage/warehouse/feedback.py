@@ -17,6 +17,7 @@ import pyarrow as pa
 from emotion_assets.storage.warehouse.database import count, fetch, insert_rows
 from emotion_assets.storage.warehouse.forget import is_forgotten, kept_excerpt
 from emotion_assets.storage.warehouse.long_texts import add_computed
+from emotion_assets.storage.warehouse.memory import joins_as_written, windows
 from emotion_assets.storage.warehouse.tables import IngestedFile
 
 STAGED = pa.schema(
@@ -226,37 +227,60 @@ def _known_texts(db: duckdb.DuckDBPyConnection, file: FileRecord) -> pa.Table:
     return add_computed(db, "feedback", known, "text_hash", "md5(text)")
 
 
-def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
-    """Store the accepted rows of ``judged``, and as rejects the forgotten ones and the rejected rows of ``staged``."""
+def _name_accepted(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
+    """Make the table ``named``: the ``feedback_id`` of each accepted row of ``judged``. A name that is taken, in
+    ``feedback`` or by an earlier row of the file, gets an ending.
+
+    One statement does one thing: what a statement of several joins and sorts holds at once grows with the rows.
+    """
     db.execute(
         """
-        CREATE OR REPLACE TEMP TABLE named AS
-        WITH accepted AS (
-            SELECT *, CASE WHEN $source = 'default' THEN '' ELSE $source || ':' END
-                || coalesce(id, identity) || CASE WHEN version > 1 THEN '@' || version ELSE '' END AS name
-            FROM judged WHERE outcome = 'accepted'
-        ),
-        taken AS (SELECT feedback_id FROM feedback SEMI JOIN accepted ON feedback_id = name),
-        ids AS (
-            SELECT place, identity, version, CASE WHEN name IN (FROM taken)
-                    OR row_number() OVER (PARTITION BY name ORDER BY row_number) > 1
-                THEN name || '~' || left(sha256($source || chr(31) || identity || chr(31) || version), 8)
-                ELSE name END AS feedback_id
-            FROM accepted
-        )
-        SELECT feedback_id, identity, version FROM (SELECT place FROM staged) LEFT JOIN ids USING (place) ORDER BY place
+        CREATE OR REPLACE TEMP TABLE wished AS
+        SELECT place, row_number, identity, version, CASE WHEN $source = 'default' THEN '' ELSE $source || ':' END
+            || coalesce(id, identity) || CASE WHEN version > 1 THEN '@' || version ELSE '' END AS name
+        FROM judged WHERE outcome = 'accepted'
         """,
         {"source": file.source},
     )
+    db.execute("CREATE OR REPLACE TEMP TABLE repeated AS SELECT name FROM wished GROUP BY name HAVING count(*) > 1")
     db.execute(
         """
-        INSERT INTO feedback BY NAME
-        SELECT feedback_id, text, created_at, $now AS received_at, $sha AS source_sha256, row_number, attributes,
-            $source AS source, identity, version
-        FROM staged POSITIONAL JOIN named WHERE feedback_id IS NOT NULL
-        """,
-        {"now": file.now, "sha": file.sha256, "source": file.source},
+        CREATE OR REPLACE TEMP TABLE taken AS
+        SELECT place FROM wished SEMI JOIN feedback ON feedback_id = name
+        UNION
+        SELECT place FROM wished WHERE name IN (FROM repeated)
+        QUALIFY row_number() OVER (PARTITION BY name ORDER BY row_number) > 1
+        """
     )
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE named AS
+        SELECT place, identity, version, CASE WHEN place IN (FROM taken)
+            THEN name || '~' || left(sha256($source || chr(31) || identity || chr(31) || version), 8)
+            ELSE name END AS feedback_id
+        FROM wished
+        """,
+        {"source": file.source},
+    )
+    for table in ("wished", "repeated", "taken"):
+        db.execute(f"DROP TABLE {table}")
+
+
+def _insert_judged(db: duckdb.DuckDBPyConnection, file: FileRecord) -> None:
+    """Store the accepted rows of ``judged``, and as rejects the forgotten ones and the rejected rows of ``staged``."""
+    _name_accepted(db, file)
+    with joins_as_written(db):
+        for window in windows(1, count(db, "SELECT count(*) FROM staged")):
+            db.execute(
+                """
+                INSERT INTO feedback BY NAME
+                SELECT feedback_id, text, created_at, $now AS received_at, $sha AS source_sha256, row_number,
+                    attributes, $source AS source, identity, version
+                FROM (FROM staged WHERE place BETWEEN $first AND $last)
+                JOIN (FROM named WHERE place BETWEEN $first AND $last) USING (place)
+                """,
+                {"now": file.now, "sha": file.sha256, "source": file.source, **window},
+            )
     db.execute("DROP TABLE named")
     db.execute("DELETE FROM feedback_rejects WHERE source_sha256 = ?", [file.sha256])
     db.execute(

@@ -49,12 +49,6 @@ def add_computed(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, name
     return pa.concat_tables(parts)
 
 
-def measure(db: duckdb.DuckDBPyConnection, table: str, places: str) -> int:
-    """How many bytes of ``text`` the rows of ``table`` have whose ``rowid`` is a ``place`` in the table ``places``."""
-    query = f"SELECT coalesce(sum(size), 0)::BIGINT FROM ({_SIZES}) JOIN {places} USING (place)"
-    return int(db.execute(query.format(table=table)).fetchall()[0][0])
-
-
 def _text_bytes(db: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> np.ndarray:
     """The bytes of each row's text."""
     db.register("_places", rows.select(["place"]).append_column("nth", pa.array(range(rows.num_rows))))

@@ -18,11 +18,10 @@ import pyarrow.compute as pc
 
 from emotion_assets.storage.warehouse import long_texts
 from emotion_assets.storage.warehouse.database import count, fetch, insert, insert_rows
+from emotion_assets.storage.warehouse.memory import joins_as_written, stream, windows
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
 BATCH_ROWS = 65_536
-SORTED_ROW_BYTES = 200
-"""Of a row that is sorted, about, beside its text."""
 
 Decide = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 """Probabilities ``[n, labels]``, truncated ``[n]`` and a threshold -> statuses ``[n]``."""
@@ -73,7 +72,7 @@ def _decide_again(db: duckdb.DuckDBPyConnection, model: ScoringModel, decide: De
     query = "SELECT feedback_id, probabilities, truncated, status FROM scored_feedback WHERE model_version = $version"
     parameters = {"version": model.model_version}
     changes = [pa.table({"feedback_id": pa.array([], pa.string()), "decided": pa.array([], pa.string())})]
-    for batch in db.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS):
+    for batch in stream(db, query, parameters, BATCH_ROWS):
         probabilities = batch["probabilities"].flatten().to_numpy().reshape(batch.num_rows, -1)
         truncated = batch["truncated"].to_numpy(zero_copy_only=False)
         decided = pa.array(decide(probabilities, truncated, model.threshold).astype(object), pa.string())
@@ -121,6 +120,12 @@ _TO_RESCORE = """
 """
 
 
+_IN_WINDOW = """
+    feedback.rowid BETWEEN $first AND $last
+    AND feedback.rowid IN (SELECT place FROM waiting WHERE place BETWEEN $first AND $last)
+"""
+
+
 def _waiting(
     version: str, since: date | None, rows: str = "SELECT feedback_id FROM feedback"
 ) -> tuple[str, dict[str, Any]]:
@@ -143,7 +148,9 @@ def list_waiting(db: duckdb.DuckDBPyConnection, version: str, since: date | None
     how many bytes of text they have."""
     query, parameters = _waiting(version, since, "SELECT feedback_id, rowid AS place FROM feedback")
     db.execute(f"CREATE OR REPLACE TEMP TABLE waiting AS SELECT place FROM ({query})", parameters or None)
-    return count(db, "SELECT count(*) FROM waiting"), long_texts.measure(db, "feedback", "waiting")
+    size = f"SELECT coalesce(sum(strlen(text)), 0)::BIGINT FROM feedback WHERE {_IN_WINDOW}"
+    with joins_as_written(db):
+        return count(db, "SELECT count(*) FROM waiting"), sum(count(db, size, window) for window in _windows(db))
 
 
 def waiting_since(db: duckdb.DuckDBPyConnection, before: datetime) -> tuple[int, datetime | None]:
@@ -154,40 +161,51 @@ def waiting_since(db: duckdb.DuckDBPyConnection, before: datetime) -> tuple[int,
     return rows, oldest
 
 
-def waiting_texts(
-    db: duckdb.DuckDBPyConnection, version: str, size: int, rows_per_batch: int
-) -> Iterator[pa.RecordBatch]:
-    """The rows of ``list_waiting``, equal texts behind each other, and where this model version has scored the same
-    text before, the ``probabilities``, ``truncated`` and ``answered_by`` of then. Streams; read it before using
-    ``db`` again.
+def waiting_texts(db: duckdb.DuckDBPyConnection, version: str, rows_per_batch: int) -> Iterator[pa.RecordBatch]:
+    """The rows of ``list_waiting`` in no order: ``text``, ``text_hash``, ``feedback_id``, and where this model version
+    has scored the same text before, the ``probabilities``, ``truncated`` and ``answered_by`` of then. Streams; read it
+    before using ``db`` again.
 
-    They are sorted in parts of about ``long_texts.SLICE_BYTES``, chosen by hash; ``size`` says how many bytes of text
-    there are. Texts scored before are known by their md5: they are in no join, however many and long they are.
+    Raises:
+        duckdb.OutOfMemoryException: texts behind each other are too long for the database's memory.
     """
-    query = """
-        WITH mine AS (
-            SELECT feedback_id, text FROM feedback
-            WHERE hash(text) % $parts = $part AND rowid IN (SELECT place FROM waiting)
-        ),
-        hashed AS MATERIALIZED (
-            SELECT rowid AS place, md5_number(text) AS text_hash FROM feedback
-            WHERE hash(text) % $parts = $part AND $scored_before
-        ),
-        known AS (
-            SELECT text_hash, any_value(s.probabilities) AS probabilities, any_value(s.truncated) AS truncated,
-                any_value(s.answered_by) AS answered_by
-            FROM hashed JOIN feedback f ON f.rowid = place JOIN scored_feedback s USING (feedback_id)
-            WHERE s.model_version = $version AND text_hash IN (SELECT md5_number(text) FROM mine)
-            GROUP BY text_hash
-        )
-        SELECT text, feedback_id, probabilities, truncated, answered_by
-        FROM mine LEFT JOIN known ON md5_number(text) = text_hash ORDER BY text, feedback_id
+    query = f"""
+        SELECT text, hash(text) AS text_hash, feedback_id, probabilities, truncated, answered_by
+        FROM feedback LEFT JOIN known ON md5_number(text) = known.text_md5 WHERE {_IN_WINDOW}
     """
+    with joins_as_written(db):
+        _list_known(db, version)
+        for window in _windows(db):
+            yield from stream(db, query, window, rows_per_batch)
+
+
+def _list_known(db: duckdb.DuckDBPyConnection, version: str) -> None:
+    """Make the temporary table ``known``: of the texts that wait those that this version has scored before, by their
+    md5, with the answers of then."""
     scored = count(db, "SELECT count(*) FROM scored_feedback WHERE model_version = ?", [version])
-    parts = (size + SORTED_ROW_BYTES * count(db, "SELECT count(*) FROM waiting")) // long_texts.SLICE_BYTES + 1
-    for part in range(parts):
-        values = {"version": version, "parts": parts, "part": part, "scored_before": scored > 0}
-        yield from db.sql(query, params=values).to_arrow_reader(rows_per_batch)
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE known AS
+        WITH wanted AS MATERIALIZED (
+            SELECT DISTINCT md5_number(text) AS text_md5 FROM feedback
+            WHERE $scored_before AND rowid IN (SELECT place FROM waiting)
+        ),
+        same AS MATERIALIZED (
+            SELECT feedback_id, text_md5 FROM (SELECT feedback_id, md5_number(text) AS text_md5 FROM feedback)
+            WHERE $scored_before AND text_md5 IN (SELECT text_md5 FROM wanted)
+        )
+        SELECT text_md5, any_value(probabilities) AS probabilities, any_value(truncated) AS truncated,
+            any_value(answered_by) AS answered_by
+        FROM scored_feedback JOIN same USING (feedback_id) WHERE model_version = $version GROUP BY text_md5
+        """,
+        {"version": version, "scored_before": scored > 0},
+    )
+
+
+def _windows(db: duckdb.DuckDBPyConnection) -> Iterator[dict[str, int]]:
+    """Parameters of ``_IN_WINDOW``, from the first row of the table ``waiting`` to its last."""
+    lowest, highest = db.execute("SELECT min(place), max(place) FROM waiting").fetchall()[0]
+    return iter(()) if lowest is None else windows(lowest, highest)
 
 
 def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Table) -> int:
@@ -202,11 +220,11 @@ def store_scores(db: duckdb.DuckDBPyConnection, scores: pa.Table, queue: pa.Tabl
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE fresh AS
-        SELECT _scores.* FROM _scores SEMI JOIN feedback USING (feedback_id)
-        ANTI JOIN scored_feedback USING (feedback_id, model_version)
+        SELECT feedback_id FROM (SELECT feedback_id, model_version FROM _scores)
+        SEMI JOIN feedback USING (feedback_id) ANTI JOIN scored_feedback USING (feedback_id, model_version)
         """
     )
-    db.execute("INSERT INTO scored_feedback BY NAME SELECT * FROM fresh")
+    db.execute("INSERT INTO scored_feedback BY NAME SELECT * FROM _scores SEMI JOIN fresh USING (feedback_id)")
     db.execute(
         """
         INSERT INTO review_queue BY NAME
