@@ -6,6 +6,8 @@ import errno
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -275,6 +277,23 @@ def test_what_a_killed_writer_left_of_its_manifest_is_cleared_by_a_mere_look(war
     leftover.write_text("{")
     assert rows(warehouse) == 1
     assert not leftover.exists()
+
+
+def test_what_a_killed_run_had_no_memory_for_is_removed_from_the_disk(warehouse: Warehouse) -> None:
+    write_row(warehouse)
+    killed = f"""if True:
+        import duckdb, os
+        db = duckdb.connect({str(warehouse.path)!r}, read_only=True, config={{"memory_limit": "64MB", "threads": 2}})
+        made = "SELECT md5(i::VARCHAR) AS text FROM range(3_000_000) rows(i) ORDER BY text"
+        db.execute("CREATE TEMP TABLE texts AS " + made)
+        os.kill(os.getpid(), 9)
+    """
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
+    leftover = Path(f"{warehouse.path}.tmp")
+    assert any(file.stat().st_size for file in leftover.iterdir())
+    assert rows(warehouse) == 1
+    with warehouse.writing():
+        assert not leftover.exists()
 
 
 def test_a_table_that_is_not_ours_is_no_damage(warehouse: Warehouse) -> None:

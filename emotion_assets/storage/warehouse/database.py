@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -282,6 +283,8 @@ class Warehouse:
         if not read_only and not self.path.exists():
             self._create()
         db = self._connect(read_only)
+        if not read_only:  # nobody else has the file open: what is there was put on disk by a run that was killed
+            shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)
         try:
             db.execute("SET TimeZone = 'UTC'")
             counts = row_counts(db)
