@@ -53,11 +53,16 @@ def test_equal_texts_come_behind_each_other_and_every_row_once(
     assert {row["text"] for row in got if row["probabilities"] == [0.25, 0.75]} == set(TEXTS[::3])
 
 
-def test_a_spool_begins_its_file_anew(tmp_path: Path) -> None:
+def test_a_spool_begins_its_file_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "PART_BYTES", 1)  # each batch is written at once
     with (tmp_path / "spool").open("w+b") as file:
+        cut_off = Spool(file, 0)
+        cut_off.add(batch([(text, text) for text in TEXTS]))
+        assert file.tell() > 0
         first = Spool(file, 0)
-        first.add(batch([(text, text) for text in TEXTS]))
-        assert len(read(first)) == len(TEXTS)
+        first.add(batch([(text, text) for text in TEXTS[:20]]))
+        del cut_off
+        assert len(read(first)) == 20
         second = Spool(file, 0)
         second.add(batch([(TEXTS[1], "a")]))
         assert [row["feedback_id"] for row in read(second)] == ["a"]
