@@ -45,8 +45,6 @@ from emotion_assets.storage.warehouse.scores import (
 from emotion_assets.storage.warehouse.tables import ScoringModel
 
 if TYPE_CHECKING:
-    import duckdb
-
     from emotion_assets.models.kind import Scores
     from emotion_assets.storage.workspace import Workspace
 
@@ -272,17 +270,17 @@ def _record_champion(warehouse: Warehouse, calibration: Calibration, now: float)
 
 def _spool(warehouse: Warehouse, version: str, since: date | None, file: IO[bytes]) -> tuple[int, Spool]:
     """Write the rows that wait to a file; how many they are, and the file to read them from."""
-
-    def write(db: duckdb.DuckDBPyConnection) -> tuple[int, Spool]:
-        total, size = list_waiting(db, version, since)
-        spool = Spool(file, size + ROW_BYTES * total)
-        if total:
-            for rows in waiting_texts(db, version, SPOOL_ROWS):
-                spool.add(rows)
-        return total, spool
-
     with warehouse.reading() as db:
-        return in_little_memory(db, lambda: write(db))
+
+        def write() -> tuple[int, Spool]:
+            total, size = list_waiting(db, version, since)
+            spool = Spool(file, size + ROW_BYTES * total)
+            if total:  # else nothing of the database needs to be read
+                for rows in waiting_texts(db, version, SPOOL_ROWS):
+                    spool.add(rows)
+            return total, spool
+
+        return in_little_memory(db, write)
 
 
 def _batches(rows: Iterable[pa.RecordBatch], size: int) -> Iterator[_Batch]:
